@@ -12,6 +12,7 @@ import safetensors.torch
 
 from stillroom.data.config import DataConfig
 from stillroom.data.image_folder import TEST_ALTERNATIVES, USUAL_SPLITS, image_splits
+from stillroom.data.image_table import table_splits
 from stillroom.data.images import DataPair
 from stillroom.data.sources import detect_layout, load, parse_data_argument
 from stillroom.errors import BadInput
@@ -108,11 +109,20 @@ def _data(request: Request, say: Callable[[str], None]) -> DataConfig:
         if test is None:
             config = config.model_copy(update={"holdout": _HELD_OUT})
             say(f"no test split in {request.data}: {_HELD_OUT:.0%} of the images of each class are kept for the test")
-    if config.source != "folders":
+    if config.source == "csv":
+        if "test" not in (there := table_splits(folder)):
+            usual = next((name for name in TEST_ALTERNATIVES if name in there), None)
+            config = config.model_copy(update={"test_split": usual} if usual else {"holdout": _HELD_OUT})
+            if usual is None:
+                say(f"no test split in {request.data}: {_HELD_OUT:.0%} of its images are kept for the test")
+    elif config.source != "folders":
         if request.image_size is not None:
-            raise BadInput("--image-size", request.image_size, f"none: {config.source} is no folder of image files")
+            raise BadInput("--image-size", request.image_size, f"none: {config.source} holds no image files")
         return config
     side = request.image_size or max(_image_size(name) for name in (request.teacher, request.student))
+    if _recipe(request, config, "", {"name": request.student}).data.task == "regression":
+        # A part of a picture, mirrored or in other colours, may have another number.
+        return config.model_copy(update={"image_size": side, "batch_size": 64})
     jitter = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2}
     augmentation = {"random_resized_crop": {}, "flip": True, "color_jitter": jitter, "views": 4}
     return DataConfig.model_validate(
@@ -125,6 +135,8 @@ def _splits(folder: Path) -> tuple[str, str | None] | None:
 
     The folder itself, ``.``, is the training split where its class folders lie right below.
     """
+    if "train" in table_splits(folder):
+        return None
     found = {name.lower(): name for name in image_splits(folder)}
     if "train" not in found or not set(found) <= set(USUAL_SPLITS):
         return (".", None) if image_splits(folder, ["."]) and not image_splits(folder, USUAL_SPLITS) else None
@@ -213,6 +225,9 @@ def _recipe(
         held_by = {"data": True, "training": True, "seed": True, "student": teacher is not None}
         if held_by.get(part, losses is not None):
             apply_override(content, override)
+    if content["data"].get("task") == "regression" and "optimizer" not in content["training"]:
+        # Squared errors have no bound: at the default rate of classes their first steps run away.
+        content["training"]["optimizer"] = {"lr": 0.02}
     return parse_recipe(content)
 
 

@@ -9,17 +9,27 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save
 from tests.run.conftest import StopAt, bytes_of, stop_and_resume
 
 from stillroom.data.sources import load
 from stillroom.diagnose.recipe import CHECKS, diagnose_recipe
 from stillroom.errors import BadInput
+from stillroom.explain.words import explain_words
+from stillroom.files import write_bytes
 from stillroom.models.config import ModelConfig
 from stillroom.models.registry import build
 from stillroom.models.weights import save_weights
+from stillroom.observer import Observer
 from stillroom.recipe import parse_recipe
+from stillroom.report.run.page import write_report
 from stillroom.run.export import export_run
+from stillroom.run.fidelity.measure import load_run
 from stillroom.run.run import execute
+from stillroom.schema.predictions import read_predictions
+from stillroom.study.compare import compare
+from stillroom.study.config import parse_study
+from stillroom.study.engine.in_process import InProcessEngine
 
 pytest.importorskip("tokenizers")
 WORDS = {"animal": ("cat", "dog", "fox"), "place": ("city", "river", "lake"), "number": ("many", "count", "few")}
@@ -89,6 +99,41 @@ def test_cached_and_live_teachers_of_texts_give_the_same_losses(folder: Path, tm
         lines = map(json.loads, (tmp_path / str(enabled) / "metrics.jsonl").read_text().splitlines())
         losses.append([line["loss"] for line in lines if line["split"] == "train"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_texts_whose_answer_changed_are_on_the_page_escaped(folder: Path, tmp_path: Path) -> None:
+    recipe = parse_recipe(with_teacher(folder) | {"training": {"epochs": 1, "checkpoints": [0, 1], "threads": 1}})
+    execute(recipe, tmp_path / "run", latency=True)
+    path = tmp_path / "run" / "predictions.safetensors"
+    held = load_file(path)
+    texts = json.loads(bytes(held["example_texts"].tolist()))
+    assert len(texts) == len(held["example_indices"]) == 30
+    assert all(set(text.split()) <= {*FILLER, *sum(WORDS.values(), ())} for text in texts)
+    answers = read_predictions(path)
+    assert answers.example_texts == tuple(texts)
+    # As a text that means harm would be.
+    texts = [f"<script>alert({place})</script>" for place in range(30)]
+    held["example_texts"] = torch.tensor(list(json.dumps(texts).encode()), dtype=torch.uint8)
+    held["student_logits"] = -held["teacher_logits"]
+    write_bytes(path, save(held, {"class_names": json.dumps(answers.class_names)}), checksum=True)
+    page = write_report([tmp_path / "run"]).read_text()
+    assert "&lt;script&gt;alert(0)" in page
+    assert "<script>alert" not in page
+    assert "Latency, 8 tokens" in page
+    explained = explain_words([tmp_path / "run"], texts=6)
+    assert [each.epoch for each in explained.networks[0].checkpoints] == [0, 1]
+    assert explained.networks[0].checkpoints[-1].with_end.mean == 1
+    with pytest.raises(BadInput, match=r"data\.source"):
+        load_run(tmp_path / "run", Observer())
+
+
+def test_the_order_of_texts_in_a_study_is_not_held_against_it(folder: Path, tmp_path: Path) -> None:
+    made = with_teacher(folder)
+    methods = [{"name": "labels", "set": {"losses": [{"name": "cross_entropy"}]}}, {"name": "kl"}]
+    made["losses"] = [{"name": "kl"}]
+    content = {"name": "texts", "seeds": [0, 1], "budget": {"epochs": 1}, "recipe": made, "methods": methods}
+    study = parse_study(content)
+    assert compare(study, tmp_path / "study", lambda folder, threads: InProcessEngine()).sound
 
 
 def test_losses_within_transformers_leave_padding_out_cached_or_live(folder: Path, tmp_path: Path) -> None:

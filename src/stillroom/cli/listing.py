@@ -23,6 +23,7 @@ _DATA = (
     {"name": "parquet", "what": "a folder in Hugging Face layout: train.parquet, test.parquet or shards of them"},
     {"name": "idx", "what": "a folder of idx files, gzipped or not: train-images-idx3-ubyte.gz and its like"},
     {"name": "folders", "what": "a folder of image files, one folder for each class: train/cat/1.png, test/cat/2.png"},
+    {"name": "csv", "what": "train.csv, test.csv: a column of image files, and one of classes, or several of labels"},
 )
 
 

@@ -80,7 +80,7 @@ def _sizes(data: str | None, size: int | None, classes: int | None, channels: in
     from stillroom.data.sources import load_split, parse_data_argument
 
     config = parse_data_argument(data)
-    if config.source == "folders":
+    if config.source in ("folders", "csv"):
         config = config.model_copy(update={"image_size": size})
     images = load_split(config, "test")
     describe_data(images, ProgressBar().note, "test")

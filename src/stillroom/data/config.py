@@ -10,7 +10,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, mode
 from stillroom.config import Config, bad_input
 from stillroom.tasks import TASK_INFO, Task
 
-SourceName = Literal["auto", "digits", "synthetic", "shapes", "parquet", "idx", "folders", "text", "python"]
+SourceName = Literal["auto", "digits", "synthetic", "shapes", "parquet", "idx", "folders", "csv", "text", "python"]
 
 
 # Sources that are made by options of their own name.
@@ -303,7 +303,8 @@ class DataConfig(Config):
     source: SourceName = Field(
         "auto",
         description="Layout of the data: digits (embedded), synthetic and shapes (made, as those options say), "
-        "parquet (Hugging Face layout), idx (.gz), folders (SPLIT/CLASS/image files), text (parquet or CSV files with "
+        "parquet (Hugging Face layout), idx (.gz), folders (SPLIT/CLASS/image files), csv (SPLIT.csv with "
+        "columns of image files and labels), text (parquet or CSV files with "
         "a column of text); auto recognises a folder, "
         "and is digits where no path is given.",
     )
@@ -331,12 +332,15 @@ class DataConfig(Config):
         "test",
         description="Name of the split to evaluate on; `folders` without `test` take their `val` or `validation`.",
     )
-    image_column: str | None = Field(None, description="Parquet column of the images; found by itself where left out.")
-    label_column: str | None = Field(None, description="Parquet column of the labels; found by itself where left out.")
+    image_column: str | None = Field(
+        None, description="Column of the images, of parquet and CSV files; found by itself where left out."
+    )
+    label_column: str | None = Field(None, description="Column of the labels; found by itself where left out.")
     label_columns: tuple[str, ...] | None = Field(
         None,
         min_length=1,
-        description="Parquet columns of 0 and 1 (multi_label) or of numbers (regression), an output of the model each.",
+        description="Columns of 0 and 1 (multi_label) or of numbers (regression) of parquet and CSV files, an "
+        "output of the model each.",
     )
     train_limit: int | None = Field(
         None,
@@ -366,7 +370,7 @@ class DataConfig(Config):
     image_size: int | None = Field(
         None,
         ge=1,
-        description="Side in pixels that image files of `folders` are brought to, by resizing the shorter side and "
+        description="Side in pixels that image files are brought to, by resizing the shorter side and "
         "cutting out the middle; needed where they differ in size.",
     )
     in_memory: Literal["auto", True, False] = Field(
@@ -382,7 +386,7 @@ class DataConfig(Config):
     )
     bad_files: Literal["error", "skip"] = Field(
         "error",
-        description="What becomes of image files of `folders` that cannot be decoded: error names the first; skip "
+        description="What becomes of image files that cannot be decoded: error names the first; skip "
         "leaves them out, names them at the start and in the summary, and has their names in the data's fingerprint.",
     )
     batch_size: int = Field(128, ge=1, description="Training images a step.")
@@ -444,7 +448,7 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def _path_fits_source(self) -> DataConfig:
-        if self.source in ("parquet", "idx", "folders", "text") and self.path is None:
+        if self.source in ("parquet", "idx", "folders", "csv", "text") and self.path is None:
             raise ValueError(f"a path with source: {self.source}")
         if self.source == "digits" and self.path is not None:
             raise ValueError("no path with source: digits, which is embedded")
@@ -462,8 +466,10 @@ class DataConfig(Config):
             raise ValueError(
                 "neither labelled nor unlabelled with source: python; None is the label of an image without"
             )
-        if self.source not in ("auto", "folders") and self.of_image_files:
-            raise ValueError(f"no {self.of_image_files[0]} with source: {self.source}; only `folders` has it")
+        if self.source not in ("auto", "folders", "csv") and self.of_image_files:
+            raise ValueError(
+                f"no {self.of_image_files[0]} with source: {self.source}; only `folders` and `csv` have it"
+            )
         return self
 
     @property

@@ -17,6 +17,7 @@ import torch
 from stillroom.data.config import DataConfig, ShapesConfig, SourceName, SyntheticConfig
 from stillroom.data.idx import idx_class_names, idx_splits, read_idx
 from stillroom.data.image_folder import USUAL_SPLITS, image_splits, left_out_of_splits, read_image_folder, read_images
+from stillroom.data.image_table import read_image_table, table_class_names, table_splits
 from stillroom.data.images import (
     DataPair,
     ImageSet,
@@ -44,6 +45,7 @@ _CONVERT_TO = (".jpg", ".png")
 _LAYOUTS = (
     "parquet files ({split}.parquet or {split}-*.parquet, here or in data/) or idx files (train-images-idx3-ubyte.gz) "
     "or image files in a folder for each class (train/cat/1.png, test/cat/2.png) "
+    "or image files in a table (train.csv, with a column of file names and one or more of labels) "
     "or texts (train.csv or train.parquet, with a column of text and one of labels)"
 )
 
@@ -106,6 +108,8 @@ def _test_classes(config: DataConfig) -> tuple[str, ...]:
     source, folder = _layout_and_folder(config)
     if source == "idx" and split in idx_splits(folder):
         return idx_class_names(folder, split)
+    if source == "csv":
+        return table_class_names(folder, split, config)
     if source == "text":
         return text_class_names(folder, split, config)
     if source == "parquet" and split in parquet_splits(folder):
@@ -135,7 +139,9 @@ def detect_layout(folder: Path, field: str = "data.path", splits: Iterable[str] 
     """
     there = list_folder(folder, field)
     layouts: list[SourceName] = []
-    if text_splits(folder):
+    if table_splits(folder):
+        layouts.append("csv")
+    elif text_splits(folder):
         layouts.append("text")
     elif parquet_splits(folder):
         layouts.append("parquet")
@@ -180,8 +186,8 @@ def parse_data_argument(data: str, image_size: int | None = None) -> DataConfig:
 
 
 def _with_size(config: DataConfig, image_size: int | None) -> DataConfig:
-    if image_size is not None and config.source != "folders":
-        raise BadInput("--image-size", image_size, f"none: {config.source} is no folder of image files")
+    if image_size is not None and config.source not in ("folders", "csv"):
+        raise BadInput("--image-size", image_size, f"none: {config.source} holds no image files")
     return config.model_copy(update={"image_size": image_size})
 
 
@@ -209,6 +215,8 @@ def _read(config: DataConfig, split: str, field: str, limit: int | None = None) 
             test_split=config.test_split,
             field=field,
         )
+    if source == "csv":
+        return read_image_table(folder, split, config, limit=limit, field=field)
     _refuse_image_file_options(config, source)
     if source == "text":
         return read_text(folder, split, config, limit=limit, field=field)
@@ -246,7 +254,9 @@ def _layout_and_folder(config: DataConfig) -> tuple[SourceName, Path]:
 def _refuse_image_file_options(config: DataConfig, source: SourceName) -> None:
     """Raise where an option is set that only image files can follow."""
     for name in config.of_image_files:
-        raise BadInput(f"data.{name}", getattr(config, name), f"none with {source} data; only `folders` has it")
+        raise BadInput(
+            f"data.{name}", getattr(config, name), f"none with {source} data; only `folders` and `csv` have it"
+        )
 
 
 # Of each digit 0 … 9, what it is: the classes of the multi-label form.

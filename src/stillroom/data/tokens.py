@@ -35,7 +35,7 @@ class Tokenization:
     vocabulary: int  # ids are below it
     special: tuple[int, ...]  # ids that no word has, such as [CLS] and [SEP]
     replacement: int  # the id that stands for a dropped token: [MASK], else [UNK]
-    json: str  # the tokenizer, as a file of the `tokenizers` library
+    json: str  # the tokenizer, as a file of the `tokenizers` library; empty where it is not known
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -44,9 +44,17 @@ class Tokenization:
         return Tokenizer.from_str(self.json)
 
     def decode(self, ids: Tensor) -> str:
-        """The text of one row of ids, int32 [L], without special tokens."""
-        text: str = self._tokenizer.decode([each for each in ids.tolist() if each >= 0])
+        """The text of one row of ids, int32 [L], without special tokens; the ids where no tokenizer is known."""
+        held = [each for each in ids.tolist() if each >= 0]
+        if not self.json:
+            return " ".join(map(str, held))
+        text: str = self._tokenizer.decode(held)
         return text
+
+    def piece(self, token: int) -> str:
+        """One token as the tokenizer writes it; its number where no tokenizer is known."""
+        found = self._tokenizer.id_to_token(token) if self.json else None
+        return str(token) if found is None else str(found)
 
 
 def is_tokens(batch: Tensor) -> bool:
