@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from stillroom.data.config import AugmentationConfig
+from stillroom.errors import BadInput
 from stillroom.randomness import counter_uniform
 
 NO_TOKEN = -1
@@ -116,6 +117,10 @@ def text_view(
     """
     if not (config.token_dropout or config.span_mask):
         return ids
+    if not tokens.json:
+        option = "token_dropout" if config.token_dropout else "span_mask"
+        expected = "0: which tokens are words, and which is [MASK], is not known of ids without a tokenizer"
+        raise BadInput(f"data.augmentation.{option}", getattr(config, option), expected)
     words = ids >= 0
     for special in tokens.special:
         words = words & (ids != special)
