@@ -157,7 +157,7 @@ def versions(environment: Path) -> str:
             capture_output=True, text=True, check=True,
         ).stdout
     )  # fmt: skip
-    wanted = ("torch", "numpy", "pydantic", "typer", *EXTRAS)
+    wanted = ("torch", "numpy", "pydantic", "typer", "accelerate", "scipy", "pyarrow", "optuna", *EXTRAS)
     return ", ".join(f"{each['name']} {each['version']}" for each in listed if each["name"] in wanted)
 
 

@@ -42,7 +42,7 @@ def race(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Any, Any, Any
 
 
 class Baton:
-    """Takes three steps, then ends; keeps the answers."""
+    """Takes three steps, then ends; keeps the answers it is given."""
 
     passes = 1
     device = torch.device("cpu")
