@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -36,6 +37,7 @@ from stillroom.data.reading import (
 )
 from stillroom.errors import BadInput, shorten
 from stillroom.files import digest
+from stillroom.tasks import Task
 from stillroom.wording import counted
 
 # What a file may be called, and what it may be: some formats that Pillow knows start other programs.
@@ -297,6 +299,28 @@ def left_out_of_splits(folder: Path, splits: Iterable[str]) -> str:
     return watch.suffixes()
 
 
+def describe_loose_images(folder: Path) -> str:
+    """How to say the classes of image files that lie in no folder of their class; empty where there are none.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("cat.1.jpg", "cat.2.jpg", "dog.1.jpg"): Path(folder, name).touch()
+    ...     print(describe_loose_images(Path(folder)))
+    class folders (cat/1.jpg), or a CSV file in it with the columns path and label, for its 3 images: a line such as
+    cat.1.jpg,cat (their names begin with cat (2), dog (1))
+    """
+    names = [path.name for path in list_folder(folder) if path.suffix.lower() in SUFFIXES and path.is_file()]
+    if not names:
+        return ""
+    first = Counter(re.split(r"[\W_]*\d", name, maxsplit=1)[0] or "a digit" for name in names)
+    shown = ", ".join(f"{start} ({count})" for start, count in first.most_common(_SHOWN))
+    label = next(iter(first)) if len(first) < len(names) else "cat"
+    return (
+        f"class folders (cat/1.jpg), or a CSV file in it with the columns path and label, for its "
+        f"{counted(len(names), 'image')}: a line such as {names[0]},{label} (their names begin with {shown})"
+    )
+
+
 def find_split(folder: Path, split: str, field: str, *, test_alternatives: bool) -> Path:
     """The folder of a split; of ``test``, where it is missing and they are allowed, its only alternative there is.
 
@@ -421,11 +445,46 @@ def read_image_folder(
         bad_files: raise at one that cannot be decoded, or leave it out, see :attr:`ImageSet.skipped`.
     """
     alternatives = train_split not in TEST_ALTERNATIVES
-    threads = workers or num_cores()
     root = find_split(folder, split, field, test_alternatives=alternatives)
     wanted = {name.lower() for name in (train_split, test_split, *USUAL_SPLITS)}
     others = [path for path in _folders(folder) if path.name.lower() in wanted and path != root]
-    tree = read_tree(root, each_class=split == train_split, others=others)
+    return read_tree_images(
+        read_tree(root, each_class=split == train_split, others=others),
+        name=data_name(folder),
+        image_size=image_size,
+        in_memory=in_memory,
+        workers=workers,
+        limit=limit,
+        bad_files=bad_files,
+        other_files=lambda: [
+            path
+            for other in {train_split, test_split} - {split}
+            for path in _files_of_split(folder, other, alternatives)
+        ],
+    )
+
+
+def read_tree_images(
+    tree: ImageTree,
+    *,
+    name: str,
+    image_size: int | None,
+    in_memory: Literal["auto", True, False],
+    workers: int | None,
+    limit: int | None,
+    bad_files: Literal["error", "skip"],
+    other_files: Callable[[], list[Path]],
+    targets: Tensor | None = None,
+    task: Task = "single_label",
+) -> ImageSet:
+    """The images of a split's files, in memory or read on demand; options as of :func:`read_image_folder`.
+
+    Args:
+        name: of the data.
+        other_files: gives the files of the other split, which must not be coloured where these are to be grey.
+        targets: of a task that is not ``single_label`` the labels, [N, K].
+    """
+    threads = workers or num_cores()
     count = len(tree.names)
     rows = balanced_rows(tree.labels, limit)
     names = [tree.names[row] for row in rows]
@@ -434,33 +493,31 @@ def read_image_folder(
         contents, found = check_files(tree.root, names, image_size, threads)
     else:
         found = _read_headers(tree.root, names, threads)
-    skipped = tuple(name for name, facts in zip(names, found, strict=True) if isinstance(facts, BadInput))
+    skipped = tuple(each for each, facts in zip(names, found, strict=True) if isinstance(facts, BadInput))
     if skipped:
         error = next(facts for facts in found if isinstance(facts, BadInput))
         if bad_files == "error" or len(skipped) == len(names):
             raise error
         kept = np.array([not isinstance(facts, BadInput) for facts in found])
-        rows, names = rows[kept], [name for name, keep in zip(names, kept, strict=True) if keep]
+        rows, names = rows[kept], [each for each, keep in zip(names, kept, strict=True) if keep]
         contents = contents.select(np.flatnonzero(kept)) if contents is not None else None
     grey, size = _common_form(tree.root, names, [facts for facts in found if isinstance(facts, FileFacts)], image_size)
     if grey:
-        coloured = [tree.root / name for name in tree.names] if len(names) + len(skipped) < count else []
-        for other in {train_split, test_split} - {split}:
-            coloured += _files_of_split(folder, other, alternatives)
-        grey = _all_grey(coloured, threads)
+        coloured = [tree.root / each for each in tree.names] if len(names) + len(skipped) < count else []
+        grey = _all_grey([*coloured, *other_files()], threads)
     files = ImageFiles(tree.root, names, (1 if grey else 3, *size), image_size, threads, contents)
-    labels, needed = torch.from_numpy(tree.labels[rows]), files.shape.numel()
+    labels = torch.from_numpy(tree.labels[rows]) if targets is None else targets[torch.from_numpy(rows)]
+    needed = files.shape.numel()
     notes = (*tree.notes, *_skipped_note(skipped))
+    made = partial(
+        ImageSet, labels=labels, class_names=tree.classes, name=name, notes=notes, skipped=skipped, task=task
+    )
     if in_memory is False or (in_memory == "auto" and needed > _AUTO_IN_MEMORY):
         files.check()
-        return ImageSet(files, labels, tree.classes, data_name(folder), notes=notes, skipped=skipped)
+        return made(files)
     require_memory(needed, "data.in_memory", in_memory)
-    images = stored_images(
-        data_name(folder), len(files), lambda: {"files": files.content_hash().hex()}, lambda: files[:].numpy()
-    )
-    return ImageSet(
-        torch.from_numpy(images), labels, tree.classes, data_name(folder), files=files, notes=notes, skipped=skipped
-    )
+    images = stored_images(name, len(files), lambda: {"files": files.content_hash().hex()}, lambda: files[:].numpy())
+    return made(torch.from_numpy(images), files=files)
 
 
 def read_images(folder: Path, shape: Sequence[int], workers: int | None, field: str) -> Tensor:

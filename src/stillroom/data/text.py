@@ -18,7 +18,14 @@ import torch
 from stillroom.data.config import DataConfig, TextConfig
 from stillroom.data.decoded import stored_images
 from stillroom.data.images import ImageSet, balanced_rows, number_classes
-from stillroom.data.parquet import class_labels, declared_class_names, declared_features, parquet_splits
+from stillroom.data.parquet import (
+    ARROW,
+    SavedTable,
+    class_labels,
+    declared_class_names,
+    declared_features,
+    parquet_splits,
+)
 from stillroom.data.reading import data_name, list_folder, path_error, read_error, split_error
 from stillroom.data.tokens import BUCKET, NO_TOKEN, Tokenization
 from stillroom.errors import BadInput, format_error, nearest
@@ -29,8 +36,8 @@ _PAIRS = (
     *(("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("text1", "text2")),
     *(("question", "sentence"), ("text_a", "text_b"), ("query", "document")),
 )
-_LABELS = ("label", "labels", "class", "category", "target", "intent", "fine_label")
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+LABELS = ("label", "labels", "class", "category", "target", "intent", "fine_label")
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -49,13 +56,13 @@ def text_splits(folder: Path) -> dict[str, list[Path]]:
     >>> text_splits(Path("tests"))
     {}
     """
-    found = {path.stem: [path] for path in list_folder(folder) if path.suffix in _SEPARATORS and path.is_file()}
+    found = {path.stem: [path] for path in list_folder(folder) if path.suffix in SEPARATORS and path.is_file()}
     for split, paths in parquet_splits(folder).items():
         try:
-            types = pq.read_schema(paths[0]).types
+            types = (SavedTable(paths[0]).schema_arrow if paths[0].suffix == ARROW else pq.read_schema(paths[0])).types
         except (OSError, pa.ArrowException, ValueError):
             continue  # damaged: whoever reads it says so
-        if any(map(_is_text, types)) and not any(map(_holds_bytes, types)):
+        if any(map(is_text, types)) and not any(map(_holds_bytes, types)):
             found.setdefault(split, paths)
     return found
 
@@ -127,7 +134,7 @@ class _Table:
 
     def __init__(self, paths: Sequence[Path], config: DataConfig, options: TextConfig) -> None:
         self.path = paths[0]
-        tables = [_read(path) for path in paths]
+        tables = [read_table(path) for path in paths]
         first = tables[0].schema
         for path, table in zip(paths, tables, strict=True):
             if table.schema.names != first.names:
@@ -138,7 +145,7 @@ class _Table:
     def labels(self, reference: _Table) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
         """Class numbers, int64 [N], and the names of the classes; words are numbered as in the training split."""
         column = self._table[self.columns.label].combine_chunks()
-        if not _is_text(column.type):
+        if not is_text(column.type):
             labels = class_labels(column, self.path, 0).copy()
             return labels, self.columns.class_names or number_classes(torch.from_numpy(labels))
         names = tuple(sorted(set(reference._words())))
@@ -151,25 +158,33 @@ class _Table:
         return labels, names
 
     def _words(self) -> list[str]:
-        return _strings(self._table[self.columns.label], self.path, self.columns.label)
+        return read_strings(self._table[self.columns.label], self.path, self.columns.label)
 
     def texts(self, rows: npt.NDArray[np.int64] | None = None) -> list[tuple[str, ...]]:
         """The texts of some rows, by default of all, one or two a row."""
         table = self._table if rows is None else self._table.take(pa.array(rows))
-        return list(zip(*(_strings(table[name], self.path, name, rows) for name in self.columns.text), strict=True))
+        return list(zip(*(read_strings(table[name], self.path, name, rows) for name in self.columns.text), strict=True))
 
 
-def _read(path: Path) -> pa.Table:
+def csv_options(path: Path) -> dict[str, Any]:
+    """How a CSV or TSV file is read."""
+    options = pc.ParseOptions(delimiter=SEPARATORS[path.suffix], newlines_in_values=True)
+    return {"parse_options": options, "convert_options": pc.ConvertOptions(check_utf8=False)}
+
+
+def read_table(path: Path) -> pa.Table:
+    """A CSV, parquet or Arrow file; BadInput where it cannot be read."""
     try:
         if path.suffix == ".parquet":
             return pq.read_table(path)
-        options = pc.ParseOptions(delimiter=_SEPARATORS[path.suffix], newlines_in_values=True)
-        return pc.read_csv(path, parse_options=options, convert_options=pc.ConvertOptions(check_utf8=False))
+        if path.suffix == ARROW:
+            return SavedTable(path).read()
+        return pc.read_csv(path, **csv_options(path))
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
         raise read_error(path, error) from None
 
 
-def _strings(column: Any, path: Path, name: str, rows: npt.NDArray[np.int64] | None = None) -> list[str]:
+def read_strings(column: Any, path: Path, name: str, rows: npt.NDArray[np.int64] | None = None) -> list[str]:
     """A column's texts; the first cell that is none is named."""
     cells = column.combine_chunks().cast(pa.large_binary()).to_pylist()
 
@@ -192,7 +207,7 @@ def _find_columns(schema: pa.Schema, path: Path, config: DataConfig, options: Te
     types = dict(zip(schema.names, schema.types, strict=True))
     features = declared_features(schema)
     label = _find_label(types, features, path, config.label_column)
-    texts = [name for name in types if _is_text(types[name]) and name != label]
+    texts = [name for name in types if is_text(types[name]) and name != label]
     if options.columns is not None:
         for name in options.columns:
             if name not in texts:
@@ -214,19 +229,19 @@ def _find_label(types: dict[str, Any], features: dict[str, Any], path: Path, nam
     if named is not None:
         if named not in types:
             raise BadInput("data.label_column", named, f"a column of {path.name} ({nearest(named, types)})")
-        if not (pa.types.is_integer(types[named]) or _is_text(types[named])):
+        if not (pa.types.is_integer(types[named]) or is_text(types[named])):
             raise BadInput("data.label_column", named, f"whole numbers or words, but it holds {types[named]}")
         return named
     whole = [name for name in types if pa.types.is_integer(types[name])]
-    fitting = [*whole, *(name for name in types if _is_text(types[name]))]
-    usual = [name for name in _LABELS if name in fitting] or (whole if len(whole) == 1 else [])
+    fitting = [*whole, *(name for name in types if is_text(types[name]))]
+    usual = [name for name in LABELS if name in fitting] or (whole if len(whole) == 1 else [])
     if not usual:
         expected = f"the name of the column of classes; {path.name} has {', '.join(types) or 'none'}"
         raise BadInput("data.label_column", None, expected)
     return usual[0]
 
 
-def _is_text(kind: Any) -> bool:
+def is_text(kind: Any) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
