@@ -12,8 +12,8 @@ import safetensors.torch
 
 from stillroom.data.config import IMAGE_FILES, SIZED, DataConfig
 from stillroom.data.hub import find_data
-from stillroom.data.image_folder import TEST_ALTERNATIVES, USUAL_SPLITS, image_splits
-from stillroom.data.image_list import list_splits
+from stillroom.data.image_folder import TEST_ALTERNATIVES, USUAL_SPLITS, class_folders, image_splits
+from stillroom.data.image_list import image_lists, list_splits
 from stillroom.data.images import DataPair
 from stillroom.data.parquet import parquet_splits
 from stillroom.data.sources import detect_layout, load, parse_data_argument
@@ -134,7 +134,10 @@ def _splits(folder: Path) -> tuple[str, str | None] | None:
     """
     found = {name.lower(): name for name in image_splits(folder)}
     if "train" not in found or not set(found) <= set(USUAL_SPLITS):
-        return (".", None) if image_splits(folder, ["."]) and not image_splits(folder, USUAL_SPLITS) else None
+        # One folder of images next to a list of them is no class.
+        classes = class_folders(folder)
+        listed = len(classes) < 2 and image_lists(folder)
+        return (".", None) if classes and not listed and not image_splits(folder, USUAL_SPLITS) else None
     if detect_layout(folder, "--data", found.values()) != "folders":
         return None
     return _usual_splits(found.values())

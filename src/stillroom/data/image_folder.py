@@ -285,7 +285,7 @@ def image_splits(folder: Path, splits: Iterable[str] | None = None) -> list[str]
     if splits is not None:
         wanted = {split.lower() for split in splits}
         names = [name for name in [*names, "."] if name.lower() in wanted]
-    return [name for name in names if _has_classes(folder / name)]
+    return [name for name in names if class_folders(folder / name)]
 
 
 def left_out_of_splits(folder: Path, splits: Iterable[str]) -> str:
@@ -328,7 +328,7 @@ def find_split(folder: Path, split: str, field: str, *, test_alternatives: bool)
     its class folders lie right below.
     """
     names = [path.name for path in _folders(folder)]
-    if split in names or (split == "." and _has_classes(folder)):
+    if split in names or (split == "." and class_folders(folder)):
         return folder / split
     same = [name for name in names if name.lower() == split.lower()]
     if len(same) == 1:
@@ -378,8 +378,9 @@ def _folders(folder: Path) -> list[Path]:
     return [path for path in list_folder(folder) if not path.name.startswith(".") and path.is_dir()]
 
 
-def _has_classes(split: Path) -> bool:
-    return any(next(_files(split, path.name, ()), None) is not None for path in _folders(split))
+def class_folders(split: Path) -> list[str]:
+    """The folders in a folder that hold an image file, at any depth."""
+    return [path.name for path in _folders(split) if next(_files(split, path.name, ()), None) is not None]
 
 
 def _files(root: Path, below: str, above: tuple[tuple[int, int], ...], watch: _Watch | None = None) -> Iterator[str]:
