@@ -390,6 +390,11 @@ class DataConfig(Config):
         "skip leaves them out, names them at the start and in the summary; their names are part of the fingerprint.",
     )
     batch_size: int = Field(128, ge=1, description="Training images a step.")
+    sampling: Literal["shuffled", "balanced"] = Field(
+        "shuffled",
+        description="Which images an epoch shows: shuffled, each once; balanced, as many, but each class as often as "
+        "any other: images of small classes several times. The views, and so the teacher's cache, are the same.",
+    )
     augmentation: AugmentationConfig = Field(
         default_factory=AugmentationConfig, description="What is done to training images."
     )
@@ -410,8 +415,9 @@ class DataConfig(Config):
         for made in _OF_SOURCE:
             if getattr(self, made) is None:
                 written.pop(made, None)
-        if self.bad_files == "error":
-            written.pop("bad_files", None)
+        for name, default in (("bad_files", "error"), ("sampling", "shuffled")):
+            if getattr(self, name) == default:
+                written.pop(name, None)
         for name in ("labelled", "unlabelled", "task", "label_columns"):
             if getattr(self, name) is None:
                 written.pop(name, None)
