@@ -13,7 +13,7 @@ import safetensors.torch
 from stillroom.data.config import IMAGE_FILES, SIZED, DataConfig
 from stillroom.data.hub import find_data
 from stillroom.data.image_folder import TEST_ALTERNATIVES, USUAL_SPLITS, class_folders, image_splits
-from stillroom.data.image_list import image_lists, list_splits
+from stillroom.data.image_table import table_splits
 from stillroom.data.images import DataPair
 from stillroom.data.parquet import parquet_splits
 from stillroom.data.sources import detect_layout, load, parse_data_argument
@@ -105,7 +105,7 @@ def _data(request: Request, say: Callable[[str], None]) -> DataConfig:
     splits = _splits(folder) if folder.is_dir() else None
     if splits is None:
         config = parse_data_argument(request.data)
-        there = list_splits(folder) if config.source == "csv" else parquet_splits(folder) if folder.is_dir() else {}
+        there = table_splits(folder) if config.source == "csv" else parquet_splits(folder) if folder.is_dir() else {}
         splits = _usual_splits(there)
     else:
         config = DataConfig(source="folders", path=request.data)
@@ -114,12 +114,15 @@ def _data(request: Request, say: Callable[[str], None]) -> DataConfig:
         config = config.model_copy(update={"train_split": train, "test_split": test or "test"})
         if test is None:
             config = config.model_copy(update={"holdout": _HELD_OUT})
-            say(f"no test split in {request.data}: {_HELD_OUT:.0%} of the images of each class are kept for the test")
+            say(f"no test split in {request.data}: {_HELD_OUT:.0%} of its images are kept for the test")
     if config.source not in IMAGE_FILES and request.image_size is None:
         return config
     if config.source not in SIZED:
         raise BadInput("--image-size", request.image_size, f"none: {config.source} has images of one size")
     side = request.image_size or max(_image_size(name) for name in (request.teacher, request.student))
+    if _recipe(request, config, "", {"name": request.student}).data.task == "regression":
+        # A part of a picture, mirrored or in other colours, may have another number.
+        return config.model_copy(update={"image_size": side, "batch_size": 64})
     jitter = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2}
     augmentation = {"random_resized_crop": {}, "flip": True, "color_jitter": jitter, "views": 4}
     return DataConfig.model_validate(
@@ -136,7 +139,7 @@ def _splits(folder: Path) -> tuple[str, str | None] | None:
     if "train" not in found or not set(found) <= set(USUAL_SPLITS):
         # One folder of images next to a list of them is no class.
         classes = class_folders(folder)
-        listed = len(classes) < 2 and image_lists(folder)
+        listed = len(classes) < 2 and table_splits(folder)
         return (".", None) if classes and not listed and not image_splits(folder, USUAL_SPLITS) else None
     if detect_layout(folder, "--data", found.values()) != "folders":
         return None
@@ -231,6 +234,9 @@ def _recipe(
         held_by = {"data": True, "training": True, "seed": True, "student": teacher is not None}
         if held_by.get(part, losses is not None):
             apply_override(content, override)
+    if content["data"].get("task") == "regression" and "optimizer" not in content["training"]:
+        # Squared errors have no bound: at the default rate of classes their first steps run away.
+        content["training"]["optimizer"] = {"lr": 0.02}
     return parse_recipe(content)
 
 

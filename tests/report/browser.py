@@ -67,8 +67,8 @@ class Watched:
 
     def unfold(self) -> None:
         """Open what is folded."""
-        for summary in self.page.query_selector_all("details:not([open]) > summary"):
-            summary.click()
+        self.page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+        self.page.wait_for_timeout(100)
 
     def turn_to(self, *, width: int, dark: bool) -> None:
         """Another window and theme for the page as it is, with what is drawn on it."""
@@ -140,6 +140,7 @@ def check_page(browser: Any, path: Path, draw: Callable[[Watched], object] = Wat
         draw: what a reader does to see all of it.
     """
     with opened(browser, path, width=390, dark=True) as watched:
+        watched.unfold()
         draw(watched)
         watched.assert_fits()
         watched.turn_to(width=1280, dark=False)

@@ -120,7 +120,7 @@ def test_a_curve_is_hidden_and_shown(taught: Watched) -> None:
 
 
 def test_the_table_of_classes_sorts(taught: Watched) -> None:
-    taught.page.locator("#classes summary").click()
+    taught.page.locator("#classes summary", has_text="as a table").click()
     head = taught.page.locator(".sortable th", has_text="Class")
     first = taught.page.locator(".sortable tbody tr:first-child th")
     head.locator("button").click()
@@ -179,6 +179,35 @@ def test_keyboard_focus_is_seen(dark: Watched) -> None:
     assert dark.page.evaluate("document.activeElement.className") == "skip"
     dark.page.keyboard.press("Tab")
     assert dark.page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def test_every_control_is_reached_by_tab_in_the_order_of_the_page_and_works_by_enter(dark: Watched) -> None:
+    page = dark.page
+    page.goto(dark.address)
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")  # the link that skips the bar
+    assert page.evaluate("location.hash") == "#main"
+    reachable = "a[href], button:not([hidden]), summary, [tabindex='0']"
+    wanted = page.evaluate(
+        f"""() => [...document.querySelectorAll("main :is({reachable})")]
+            .filter((one) => one.checkVisibility()).map((one, place) => (one.dataset.place = place))"""
+    )
+    seen = []
+    while len(seen) < len(wanted):
+        page.keyboard.press("Tab")
+        place, outline, is_in_view = page.evaluate(
+            """() => { const one = document.activeElement, box = one.getBoundingClientRect();
+                const isInView = box.top < innerHeight && box.bottom > 0;
+                return [one.dataset.place, getComputedStyle(one).outlineStyle, isInView]; }"""
+        )
+        assert (outline, is_in_view) == ("solid", True)
+        if place is not None:  # plots that come into view bring buttons of their own
+            seen.append(int(place))
+    assert seen == wanted
+    summary = page.locator(".of-plot > summary").first
+    for is_open in (True, False):
+        summary.press("Enter")
+        assert page.evaluate("document.querySelector('.of-plot').open") is is_open
 
 
 def test_the_policy_refuses_what_a_script_would_fetch(dark: Watched) -> None:

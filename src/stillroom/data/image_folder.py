@@ -231,7 +231,7 @@ class ImageTree:
     root: Path
     classes: tuple[str, ...]
     names: list[str]  # of the files below the root, with ``/`` between folders; by class, then sorted
-    labels: npt.NDArray[np.int64]  # each file's class number, int64 [N]
+    labels: npt.NDArray[Any]  # each file's class number, int64 [N], or vector, float32 [N, K]
     notes: tuple[str, ...] = ()  # what is left out, and which links lead to other splits, a line each
 
 
@@ -449,76 +449,87 @@ def read_image_folder(
     root = find_split(folder, split, field, test_alternatives=alternatives)
     wanted = {name.lower() for name in (train_split, test_split, *USUAL_SPLITS)}
     others = [path for path in _folders(folder) if path.name.lower() in wanted and path != root]
-    return read_tree_images(
-        read_tree(root, each_class=split == train_split, others=others),
-        name=data_name(folder),
+    tree = read_tree(root, each_class=split == train_split, others=others)
+
+    def other_files() -> list[Path]:
+        return [
+            each
+            for other in {train_split, test_split} - {split}
+            for each in _files_of_split(folder, other, alternatives)
+        ]
+
+    return set_of_files(
+        folder,
+        tree,
         image_size=image_size,
         in_memory=in_memory,
         workers=workers,
         limit=limit,
         bad_files=bad_files,
-        other_files=lambda: [
-            path
-            for other in {train_split, test_split} - {split}
-            for path in _files_of_split(folder, other, alternatives)
-        ],
+        other_files=other_files,
     )
 
 
-def read_tree_images(
+def set_of_files(
+    folder: Path,
     tree: ImageTree,
     *,
-    name: str,
     image_size: int | None,
     in_memory: Literal["auto", True, False],
     workers: int | None,
     limit: int | None,
     bad_files: Literal["error", "skip"],
     other_files: Callable[[], list[Path]],
-    targets: Tensor | None = None,
     task: Task = "single_label",
 ) -> ImageSet:
-    """The images of a split's files, in memory or read on demand; options as of :func:`read_image_folder`.
+    """The set of some image files; for the other arguments see :func:`read_image_folder`.
 
     Args:
-        name: of the data.
-        other_files: gives the files of the other split, which must not be coloured where these are to be grey.
-        targets: of a task that is not ``single_label`` the labels, [N, K].
+        folder: whose name the data have.
+        other_files: gives those of the other splits, which must be grey, too, where these are.
     """
     threads = workers or num_cores()
     count = len(tree.names)
-    rows = balanced_rows(tree.labels, limit)
+    rows = balanced_rows(tree.labels if tree.labels.ndim == 1 else np.zeros(count, np.int64), limit)
     names = [tree.names[row] for row in rows]
     contents = None
     if in_memory is False or bad_files == "skip":
         contents, found = check_files(tree.root, names, image_size, threads)
     else:
         found = _read_headers(tree.root, names, threads)
-    skipped = tuple(each for each, facts in zip(names, found, strict=True) if isinstance(facts, BadInput))
+    skipped = tuple(name for name, facts in zip(names, found, strict=True) if isinstance(facts, BadInput))
     if skipped:
         error = next(facts for facts in found if isinstance(facts, BadInput))
         if bad_files == "error" or len(skipped) == len(names):
             raise error
         kept = np.array([not isinstance(facts, BadInput) for facts in found])
-        rows, names = rows[kept], [each for each, keep in zip(names, kept, strict=True) if keep]
+        rows, names = rows[kept], [name for name, keep in zip(names, kept, strict=True) if keep]
         contents = contents.select(np.flatnonzero(kept)) if contents is not None else None
     grey, size = _common_form(tree.root, names, [facts for facts in found if isinstance(facts, FileFacts)], image_size)
     if grey:
-        coloured = [tree.root / each for each in tree.names] if len(names) + len(skipped) < count else []
-        grey = _all_grey([*coloured, *other_files()], threads)
+        coloured = [tree.root / name for name in tree.names] if len(names) + len(skipped) < count else []
+        coloured += other_files()
+        grey = _all_grey(coloured, threads)
     files = ImageFiles(tree.root, names, (1 if grey else 3, *size), image_size, threads, contents)
-    labels = torch.from_numpy(tree.labels[rows]) if targets is None else targets[torch.from_numpy(rows)]
-    needed = files.shape.numel()
+    labels, needed = torch.from_numpy(tree.labels[rows]), files.shape.numel()
     notes = (*tree.notes, *_skipped_note(skipped))
-    made = partial(
-        ImageSet, labels=labels, class_names=tree.classes, name=name, notes=notes, skipped=skipped, task=task
-    )
     if in_memory is False or (in_memory == "auto" and needed > _AUTO_IN_MEMORY):
         files.check()
-        return made(files)
+        return ImageSet(files, labels, tree.classes, data_name(folder), notes=notes, skipped=skipped, task=task)
     require_memory(needed, "data.in_memory", in_memory)
-    images = stored_images(name, len(files), lambda: {"files": files.content_hash().hex()}, lambda: files[:].numpy())
-    return made(torch.from_numpy(images), files=files)
+    images = stored_images(
+        data_name(folder), len(files), lambda: {"files": files.content_hash().hex()}, lambda: files[:].numpy()
+    )
+    return ImageSet(
+        torch.from_numpy(images),
+        labels,
+        tree.classes,
+        data_name(folder),
+        files=files,
+        notes=notes,
+        skipped=skipped,
+        task=task,
+    )
 
 
 def read_images(folder: Path, shape: Sequence[int], workers: int | None, field: str) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -53,15 +53,21 @@ def find_columns(
     numbers = [name for name in types if pa.types.is_integer(types[name])]
     image = _choose("image", image_column, pictures, _declared(features, pictures, "Image"), types, path)
     if label_columns is not None:
-        for name in label_columns:
-            if name not in types:
-                raise BadInput("data.label_columns", name, f"a column of {path.name} ({nearest(name, types)})")
-            kind = types[name]
-            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-                raise BadInput("data.label_columns", name, f"a column of numbers, but it holds {kind}")
+        check_label_columns(types, label_columns, path)
         return ParquetColumns(image, label_columns, label_columns)
     label = _choose("label", label_column, numbers, _declared(features, numbers, "ClassLabel"), types, path)
     return ParquetColumns(image, (label,), declared_class_names(features.get(label)))
+
+
+def check_label_columns(types: Mapping[str, Any], columns: Sequence[str], path: Path) -> None:
+    """Refuse ``data.label_columns`` that a file lacks, or that hold no numbers."""
+    for name in columns:
+        if name not in types:
+            raise BadInput("data.label_columns", name, f"a column of {path.name} ({nearest(name, types)})")
+        kind = types[name]
+        numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)
+        if not any(holds(kind) for holds in numbers):
+            raise BadInput("data.label_columns", name, f"a column of numbers, but it holds {kind}")
 
 
 def _choose(
@@ -284,23 +290,25 @@ def _read_labels(files: list[tuple[Path, Any]], columns: ParquetColumns) -> npt.
 
 
 def _read_vectors(files: list[tuple[Path, Any]], columns: ParquetColumns) -> npt.NDArray[np.float32]:
-    """The label columns side by side, float32 [N, K]; a row without any label is one of NaN."""
     parts = []
     for path, file in files:
         with _reporting_damage(path):
             table = file.read(columns=[*columns.labels])
-            found = np.stack([number_column(table.column(name)) for name in columns.labels], 1)
-        partly = np.flatnonzero(np.isnan(found).any(1) & ~np.isnan(found).all(1))
-        if partly.size:
-            raise path_error(
-                path, f"all of {', '.join(columns.labels)} in a row, or none, but row {partly[0]} has some"
-            )
-        parts.append(found)
+        parts.append(label_matrix(table, columns.labels, path))
     return np.concatenate(parts)
 
 
-def number_column(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
-    """A column of numbers, float32 [N]; NaN where a cell is empty."""
+def label_matrix(table: pa.Table, columns: Sequence[str], path: Path) -> npt.NDArray[np.float32]:
+    """The label columns side by side, float32 [N, K]; a row without any label is one of NaN."""
+    with _reporting_damage(path):
+        found = np.stack([_numbers(table.column(name)) for name in columns], 1)
+    partly = np.flatnonzero(np.isnan(found).any(1) & ~np.isnan(found).all(1))
+    if partly.size:
+        raise path_error(path, f"all of {', '.join(columns)} in a row, or none, but row {partly[0]} has some")
+    return found
+
+
+def _numbers(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
     return np.asarray(column.cast(pa.float32()).to_numpy(), dtype=np.float32)
 
 

@@ -25,7 +25,7 @@ from stillroom.data.image_folder import (
     read_image_folder,
     read_images,
 )
-from stillroom.data.image_list import image_lists, list_class_names, read_image_list
+from stillroom.data.image_table import read_image_table, table_class_names, table_splits
 from stillroom.data.images import (
     DataPair,
     ImageSet,
@@ -116,10 +116,10 @@ def _test_classes(config: DataConfig) -> tuple[str, ...]:
     source, folder = _layout_and_folder(config)
     if source == "idx" and split in idx_splits(folder):
         return idx_class_names(folder, split)
+    if source == "csv":
+        return table_class_names(folder, split, config)
     if source == "text":
         return text_class_names(folder, split, config)
-    if source == "csv":
-        return list_class_names(folder, split, config)
     if source == "parquet" and split in parquet_splits(folder):
         return parquet_class_names(folder, split, image_column=config.image_column, label_column=config.label_column)
     return ()
@@ -146,13 +146,13 @@ def detect_layout(folder: Path, field: str = "data.path", splits: Iterable[str] 
     them, and only by the usual names of splits.
     """
     if folder.is_file():
-        if image_lists(folder):
+        if table_splits(folder):
             return "csv"
         raise BadInput(field, str(folder), "a folder, or a CSV file with a column of image files' names")
     there = list_folder(folder, field)
     layouts: list[SourceName] = []
-    listed = {path.stem for path in image_lists(folder)}
-    if set(text_splits(folder)) - listed:
+    listed = table_splits(folder)
+    if set(text_splits(folder)) - {each.path.stem for each in listed.values()}:
         layouts.append("text")
     elif parquet_splits(folder):
         layouts.append("parquet")
@@ -231,7 +231,7 @@ def _read(config: DataConfig, split: str, field: str, limit: int | None = None) 
             field=field,
         )
     if source == "csv":
-        return read_image_list(folder, split, config, limit=limit, field=field)
+        return read_image_table(folder, split, config, limit=limit, field=field)
     _refuse_image_file_options(config, source)
     if source == "text":
         return read_text(folder, split, config, limit=limit, field=field)

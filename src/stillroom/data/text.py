@@ -36,7 +36,7 @@ _PAIRS = (
     *(("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("text1", "text2")),
     *(("question", "sentence"), ("text_a", "text_b"), ("query", "document")),
 )
-LABELS = ("label", "labels", "class", "category", "target", "intent", "fine_label")
+_LABELS = ("label", "labels", "class", "category", "target", "intent", "fine_label")
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -144,47 +144,52 @@ class _Table:
 
     def labels(self, reference: _Table) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
         """Class numbers, int64 [N], and the names of the classes; words are numbered as in the training split."""
-        column = self._table[self.columns.label].combine_chunks()
-        if not is_text(column.type):
-            labels = class_labels(column, self.path, 0).copy()
-            return labels, self.columns.class_names or number_classes(torch.from_numpy(labels))
-        names = tuple(sorted(set(reference._words())))
-        numbers = {name: number for number, name in enumerate(names)}
-        labels = np.empty(len(column), np.int64)
-        for row, word in enumerate(self._words()):
-            if word not in numbers:
-                raise path_error(self.path, f"a label of the training split in every row, but row {row} has {word!r}")
-            labels[row] = numbers[word]
-        return labels, names
-
-    def _words(self) -> list[str]:
-        return read_strings(self._table[self.columns.label], self.path, self.columns.label)
+        label = self.columns.label
+        words = reference._table[label]
+        return label_numbers(self._table[label], words, self.path, label, self.columns.class_names)
 
     def texts(self, rows: npt.NDArray[np.int64] | None = None) -> list[tuple[str, ...]]:
         """The texts of some rows, by default of all, one or two a row."""
         table = self._table if rows is None else self._table.take(pa.array(rows))
-        return list(zip(*(read_strings(table[name], self.path, name, rows) for name in self.columns.text), strict=True))
-
-
-def csv_options(path: Path) -> dict[str, Any]:
-    """How a CSV or TSV file is read."""
-    options = pc.ParseOptions(delimiter=SEPARATORS[path.suffix], newlines_in_values=True)
-    return {"parse_options": options, "convert_options": pc.ConvertOptions(check_utf8=False)}
+        return list(
+            zip(*(column_strings(table[name], self.path, name, rows) for name in self.columns.text), strict=True)
+        )
 
 
 def read_table(path: Path) -> pa.Table:
-    """A CSV, parquet or Arrow file; BadInput where it cannot be read."""
     try:
         if path.suffix == ".parquet":
             return pq.read_table(path)
         if path.suffix == ARROW:
             return SavedTable(path).read()
-        return pc.read_csv(path, **csv_options(path))
+        options = pc.ParseOptions(delimiter=SEPARATORS[path.suffix], newlines_in_values=True)
+        return pc.read_csv(path, parse_options=options, convert_options=pc.ConvertOptions(check_utf8=False))
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
         raise read_error(path, error) from None
 
 
-def read_strings(column: Any, path: Path, name: str, rows: npt.NDArray[np.int64] | None = None) -> list[str]:
+def label_numbers(
+    column: pa.ChunkedArray,
+    train: pa.ChunkedArray,
+    path: Path,
+    name: str,
+    class_names: tuple[str, ...] | None = None,
+) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    """Class numbers, int64 [N], and the names of the classes; words are numbered as in the training split's column."""
+    if not is_text(column.type):
+        labels = class_labels(column.combine_chunks(), path, 0).copy()
+        return labels, class_names or number_classes(torch.from_numpy(labels))
+    names = tuple(sorted(set(column_strings(train, path, name))))
+    numbers = {word: number for number, word in enumerate(names)}
+    labels = np.empty(len(column), np.int64)
+    for row, word in enumerate(column_strings(column, path, name)):
+        if word not in numbers:
+            raise path_error(path, f"a label of the training split in every row, but row {row} has {word!r}")
+        labels[row] = numbers[word]
+    return labels, names
+
+
+def column_strings(column: Any, path: Path, name: str, rows: npt.NDArray[np.int64] | None = None) -> list[str]:
     """A column's texts; the first cell that is none is named."""
     cells = column.combine_chunks().cast(pa.large_binary()).to_pylist()
 
@@ -206,7 +211,7 @@ def read_strings(column: Any, path: Path, name: str, rows: npt.NDArray[np.int64]
 def _find_columns(schema: pa.Schema, path: Path, config: DataConfig, options: TextConfig) -> Columns:
     types = dict(zip(schema.names, schema.types, strict=True))
     features = declared_features(schema)
-    label = _find_label(types, features, path, config.label_column)
+    label = find_label(types, features, path, config.label_column)
     texts = [name for name in types if is_text(types[name]) and name != label]
     if options.columns is not None:
         for name in options.columns:
@@ -225,7 +230,7 @@ def _find_columns(schema: pa.Schema, path: Path, config: DataConfig, options: Te
     return Columns(chosen, label, declared_class_names(features.get(label)))
 
 
-def _find_label(types: dict[str, Any], features: dict[str, Any], path: Path, named: str | None) -> str:
+def find_label(types: dict[str, Any], features: dict[str, Any], path: Path, named: str | None) -> str:
     if named is not None:
         if named not in types:
             raise BadInput("data.label_column", named, f"a column of {path.name} ({nearest(named, types)})")
@@ -234,7 +239,7 @@ def _find_label(types: dict[str, Any], features: dict[str, Any], path: Path, nam
         return named
     whole = [name for name in types if pa.types.is_integer(types[name])]
     fitting = [*whole, *(name for name in types if is_text(types[name]))]
-    usual = [name for name in LABELS if name in fitting] or (whole if len(whole) == 1 else [])
+    usual = [name for name in _LABELS if name in fitting] or (whole if len(whole) == 1 else [])
     if not usual:
         expected = f"the name of the column of classes; {path.name} has {', '.join(types) or 'none'}"
         raise BadInput("data.label_column", None, expected)

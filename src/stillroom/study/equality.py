@@ -560,7 +560,7 @@ def _hash_violations(run: FinishedRun) -> Iterator[_Violation]:
     epochs = [
         math.ceil(length / _steps_per_epoch(recipe, count)) for length, count in zip(lengths, images, strict=True)
     ]
-    # The order of texts depends on their lengths, a balanced one on labels: runs are compared with each other alone.
+    # The order of texts depends on all their lengths, a balanced one on all labels, which a run does not record.
     from_seed = summary.data.vocabulary is None and recipe.data.sampling == "shuffled"
     orders = [_order_hash(*each, recipe.seed) for each in zip(images, epochs, strict=True)]
     if from_seed and hashes.order != chain_hashes(orders):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stillroom.diagnose.audit.source import listed_weights, source_text
-from stillroom.diagnose.audit.tape import Node, RecordedLoss, Source, Tape, replay, tensors_in
+from stillroom.diagnose.audit.tape import OF_CLASSES, Call, Node, RecordedLoss, Source, Tape, replay, tensors_in
 from stillroom.diagnose.checks.loop.record import Answers, ComparingTerm, LostTerm, Oddity, Term
 from stillroom.diagnose.checks.loss.context import spoken_lines
 
@@ -154,14 +154,17 @@ def loss_function(nodes: Sequence[Node]) -> Node | None:
     return own[-1] if own else None
 
 
-def term(tape: Tape, summand: Summand, learners: int, teachers: int, labels: Iterable[Tensor]) -> Term:
-    """One summand, described."""
+def term(
+    tape: Tape, summand: Summand, learners: int, teachers: int, labels: Iterable[Tensor], students: int | None = None
+) -> Term:
+    """One summand, described; ``students`` are the learners with what was cut off from their gradient."""
     tensor, named = summand.tensor, summand.named
     sources, gradient = tape.bits(tensor)
     nodes = [tape.nodes[i] for i in tape.ancestors(tensor)]
     node = loss_function(nodes)
     wanted = {id(each) for each in labels}
     reads = any(id(given) in wanted for each in nodes for given in each.inputs)
+    chosen = [each for each in nodes if each.name in OF_CLASSES and tape.chosen_classes(each) is not None]
     return Term(
         place=str(node.place) if node is not None and node.place is not None else None,
         function=node.name if node is not None else "",
@@ -170,15 +173,75 @@ def term(tape: Tape, summand: Summand, learners: int, teachers: int, labels: Ite
         labels=reads,
         student=bool(gradient & learners),
         teacher=bool(sources & teachers),
-        reads_student=bool(sources & learners),
+        reads_student=bool(sources & (learners if students is None else students)),
         summed=_summed(nodes),
         weight_names=summand.names,
         weight_lists=_listed(summand, named or node),
         apart=bool(gradient & learners and sources & teachers and _pushes_apart(nodes, node, summand.weight)),
         spread=_spread(tape, nodes, learners, teachers) if gradient & learners and sources & teachers else None,
         factors=summand.factors,
+        chosen=next((each.overwrites for each in chosen if each.overwrites), "") if chosen else None,
         words=spoken(named.place.file) if named is not None and named.place is not None else "",
     )
+
+
+def cut_off(
+    tape: Tape, gradient: int, learners: int, teachers: int, held: Callable[[Call], set[int]], trained: set[int]
+) -> tuple[Call, Call] | None:
+    """Networks that alone learn from a term, as what they are given of the student is cut off from its gradient.
+
+    Args:
+        tape: the window.
+        gradient: what the term's gradient reaches.
+        learners: sources that learn.
+        teachers: sources that teach.
+        held: the parameters of a call's network that an optimizer holds.
+        trained: those that the gradient of the whole loss reaches.
+
+    Returns:
+        The call of such a network and the call that its input comes from; None where the gradient goes on to a network
+        that reads the batch.
+    """
+    found: tuple[Call, Call] | None = None
+    todo, seen = gradient & learners, 0
+    while todo:
+        bit = todo & -todo
+        seen |= bit
+        todo &= ~bit
+        source = tape.sources[bit.bit_length() - 1]
+        call = source.call
+        if call is None:
+            if source.kind == "parameter":
+                continue
+            return None
+        onward = call.flowing & learners
+        todo |= onward & ~seen
+        if onward:
+            continue
+        givers = [each for each in tape.networks(call.sources) if each.module is not call.module]
+        if not givers:
+            return None  # it reads the batch: the student itself
+        giver = next((each for each in givers if held(each) and held(each) <= trained), None)
+        # A generator's images are given to teacher and student alike.
+        fed = (each for each in bits(teachers, tape.sources) if each.call is not None)
+        if giver is not None and not any(each.call.sources & call.sources for each in fed if each.call is not giver):  # type: ignore[union-attr]
+            found = call, giver
+    return found
+
+
+def trained_parameters(tape: Tape, gradient: int, held: Callable[[Call], set[int]]) -> set[int]:
+    """The parameters that a loss's gradient reaches, through networks that were given others' outputs, too."""
+    found: set[int] = set()
+    todo, seen = gradient, 0
+    while todo:
+        bit = todo & -todo
+        seen |= bit
+        call = tape.sources[bit.bit_length() - 1].call
+        todo &= ~bit
+        if call is not None:
+            found |= held(call)
+            todo |= call.flowing & ~seen
+    return found
 
 
 # What leaves the sign of a value as it is.

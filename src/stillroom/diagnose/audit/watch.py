@@ -383,7 +383,7 @@ class Watch:
     def _note_whole(self) -> None:
         """What a step saw whole need not be seen so again, unless a part of it was used outside."""
         for module, (familiar, way, call) in self._window_whole.items():
-            if not any(each in self._tape.hooked for each in familiar.parts[1:]):
+            if not any(each in self._tape.hooked for each in familiar.parts):
                 self._familiar[module] = familiar
                 count, live, still = familiar.runs.get(way, (0, set(), set()))
                 familiar.runs[way] = count + 1, live | call.live, still | call.still
@@ -987,6 +987,24 @@ class Watch:
         held = sum(p.numel() for p in parameters if id(p) in self._learners)
         return held / max(1, sum(p.numel() for p in parameters))
 
+    def _held_parameters(self, call: Call) -> set[int]:
+        return {id(p) for p in self._parameters(call.module) if p.requires_grad and id(p) in self._learners}
+
+    def _is_cut(self, source: Source) -> bool:
+        """Whether something of a network that learns was cut off from its gradient before it was given out."""
+        call = source.call
+        return (
+            call is not None
+            and call.grad
+            and source.tensor.is_floating_point()
+            and not source.tensor.requires_grad
+            and self._held(call.module) > 0
+            and self._side(call.module) != "teacher"
+        )
+
+    def _cut_bits(self) -> int:
+        return sum(1 << index for index, source in enumerate(self._tape.sources) if self._is_cut(source))
+
     def _fill(self, step: Step, keep_tape: bool) -> None:
         tape = self._tape
         learners = 0
@@ -1062,9 +1080,11 @@ class Watch:
                 assert call is not None
                 if not call.sources & learners or not call.grad or not source.tensor.requires_grad:
                     teachers |= bit
-            elif (source.kind == "inside" and source.call is not None and not source.tensor.requires_grad) or (
-                source.kind == "constant" and self._are_answers(source)
-            ):
+            elif source.kind == "inside" and source.call is not None and not source.tensor.requires_grad:
+                # What a hook detached is no target, as an activation that has no gradient by itself may be.
+                cut = source.derived and self._is_cut(source)
+                teachers |= bit if not cut or self._are_answers(source) else 0
+            elif source.kind == "constant" and self._are_answers(source):
                 teachers |= bit
         both = self._taught_teacher(learners, teachers)
         return learners & ~both, teachers | both
@@ -1184,7 +1204,14 @@ class Watch:
             labels += [t for t in node.inputs if not t.is_floating_point() and t.dtype is not torch.bool]
         scaled = any(name == "scaler.scale" for name, _ in self._window_events)
         summands = facts.summands(tape, raw.loss)
-        terms = [facts.term(tape, summand, learners, teachers, labels) for summand in summands]
+        students = learners | self._cut_bits()
+        terms = [facts.term(tape, summand, learners, teachers, labels, students) for summand in summands]
+        trained = facts.trained_parameters(tape, raw.gradient, self._held_parameters)
+        for summand, term in zip(summands, terms, strict=True):
+            gradient = tape.bits(summand.tensor)[1]
+            cut = facts.cut_off(tape, gradient, learners, teachers, self._held_parameters, trained)
+            if cut is not None:
+                term.cut_off = self._network(cut[0].module), self._network(cut[1].module)
         return BackwardFacts(
             place=raw.place,
             value=value,

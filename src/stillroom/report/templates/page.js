@@ -165,8 +165,9 @@
   function fitTables() {
     for (const table of all(".scroll table:not(.shaded)")) {
       table.classList.remove("stacked");
-      const space = table.parentNode.clientWidth;
-      if (!narrow.matches || !table.tHead || !space || table.offsetWidth <= space + 1) continue;
+      const { paddingLeft, paddingRight } = getComputedStyle(table.parentNode);
+      const space = table.parentNode.clientWidth - parseFloat(paddingLeft) - parseFloat(paddingRight);
+      if (!narrow.matches || !table.tHead || space <= 0 || table.offsetWidth <= space + 1) continue;
       const heads = [...table.tHead.rows[0].cells].map((head) => head.dataset.name ?? nameOf(head));
       for (const row of [...table.tBodies].flatMap((body) => [...body.rows])) {
         [...row.cells].forEach((cell, place) => {
@@ -218,7 +219,7 @@
       all("[data-show]").forEach((other) => other.setAttribute("aria-pressed", String(other === button)));
       const count = cards.filter((card) => !card.hidden).length;
       const shown = show === "all" ? `all ${count}` : `${count} of ${cards.length}`;
-      document.getElementById("shown").textContent = `Showing ${shown} images.`;
+      document.getElementById("shown").textContent = `Showing ${shown} ${cards.some((card) => card.querySelector("img")) ? "images" : "texts"}.`;
     });
   }
 

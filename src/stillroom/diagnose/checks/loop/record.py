@@ -92,6 +92,10 @@ class Term:
     weight_lists: tuple[str, ...] = ()
     # How much the teacher's side differs from row to row, as a share of its size; None where it has no rows.
     spread: float | None = None
+    # Of class numbers that a network chose: the user's variable that held something else before, "" where none did.
+    chosen: str | None = None
+    # Where the student's side is cut off: who alone learns from the term, and who would.
+    cut_off: tuple[Network, Network] | None = None
     apart: bool = False  # whether it is a similarity to the teacher that is minimised, or a distance that is maximised
     words: str = ""  # what the function and the script say of such weights: docstrings, comments, help texts
 

@@ -8,7 +8,8 @@ from statistics import median
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.loop.context import LoopContext, most_common
-from stillroom.diagnose.checks.loop.record import CallFacts, Network, Step
+from stillroom.diagnose.checks.loop.record import CallFacts, Network, Step, Term
+from stillroom.diagnose.checks.loss.context import meaning_of
 from stillroom.diagnose.checks.loss.words import textbook_kl
 from stillroom.schema.diagnosis import Remedy, Verdict
 
@@ -331,7 +332,7 @@ def teacher_unused(context: LoopContext) -> CheckResult:
 
 
 @check(
-    threshold="A loss of the labels that is weighted or added to something reaches backward().",
+    threshold="A loss of the labels that is weighted or added to something reaches backward(), and reads the labels.",
     source="`loss = term` in place of `loss += term`, or a sum that leaves a term out, trains on without a message.",
     problem="The labels' term is lost",
     title="The labels' term",
@@ -340,7 +341,13 @@ def labels_unused(context: LoopContext) -> CheckResult:
     steps = [step for step in context.steps if step.backwards]
     if not steps:
         raise Skip("No loss was seen.")
-    of_labels = [(step, term) for step in steps for each in step.backwards for term in each.terms if term.labels]
+    read = [(step, term) for step in steps for each in step.backwards for term in each.terms if term.labels]
+    of_labels = [(step, term) for step, term in read if term.chosen is None]
+    chosen = [(step, term) for step, term in read if term.chosen is not None and term.student]
+    if len({id(step) for step, _ in chosen}) >= 0.5 * len(steps) and not any(term.student for _, term in of_labels):
+        replaced = _labels_chosen(chosen, steps)
+        if replaced is not None:
+            return replaced
     # A term of the teacher's answers and the labels is a constant.
     own = [(step, term) for step, term in of_labels if term.reads_student]
     if of_labels:
@@ -371,6 +378,42 @@ def labels_unused(context: LoopContext) -> CheckResult:
     )
 
 
+def _labels_chosen(chosen: Sequence[tuple[Step, Term]], steps: Sequence[Step]) -> CheckResult | None:
+    """Where all labels that the losses read are a network's own choice, what the script says that they are."""
+    overwritten = [term for _, term in chosen if term.chosen]
+    soft = any(
+        term.teacher and term.student and term.chosen is None
+        for step in steps
+        for each in step.backwards
+        for term in each.terms
+    )
+    whose = "teacher" if chosen[0][1].teacher else "student"
+    if overwritten:
+        name, function = overwritten[0].chosen, overwritten[0].function
+        return CheckResult(
+            "problem" if soft or whose == "student" else "warning",
+            f"{function} reads `{name}`, which the {whose}'s own choice has overwritten: no loss reads the labels in "
+            f"{_of(len({id(step) for step, _ in chosen}), len(steps))}.",
+            {"variable": name, "steps": len(chosen)},
+            Remedy(f"Give the {whose}'s choice a variable of its own, and the labels' term the labels."),
+            location=overwritten[0].place,
+        )
+    for _, term in chosen:
+        for name, complement in term.weight_names:
+            said, words = meaning_of(name, term.words)
+            if said == ("teacher" if complement else "labels"):
+                shown = f"1 − {name}" if complement else name
+                return CheckResult(
+                    "problem",
+                    f"{shown} is the labels' share, as {words!r} says, and multiplies a term that reads the {whose}'s "
+                    "own choice: no loss reads the labels.",
+                    {"option": name},
+                    Remedy("Give the labels' term the labels."),
+                    location=term.place,
+                )
+    return None
+
+
 @check(
     threshold="A term that compares the student with the teacher gives the student a gradient.",
     source="detach(), argmax, .data or torch.no_grad() on the student's side leave a number to print and nothing to "
@@ -380,6 +423,7 @@ def labels_unused(context: LoopContext) -> CheckResult:
 )
 def student_no_gradient(context: LoopContext) -> CheckResult:
     dead: list[str | None] = []
+    cut: list[Term] = []
     count = 0
     for _, backward in context.backwards:
         of_teacher = [term for term in backward.terms if term.teacher and term.reads_student]
@@ -387,6 +431,7 @@ def student_no_gradient(context: LoopContext) -> CheckResult:
             count += 1
             if not any(term.student for term in of_teacher):
                 dead.append(of_teacher[0].place)
+            cut += [term for term in of_teacher if term.cut_off is not None][:1]
     silent = [backward for _, backward in context.backwards if not any(term.student for term in backward.terms)]
     if dead and len(dead) >= 0.5 * max(1, count):
         return CheckResult(
@@ -400,6 +445,18 @@ def student_no_gradient(context: LoopContext) -> CheckResult:
                 code="teacher_logits = teacher_logits.detach()  # and no .detach() of the student's",
             ),
             location=most_common(dead),
+        )
+    if cut and len(cut) >= 0.5 * count and cut[0].cut_off is not None:
+        projector, student = cut[0].cut_off
+        return CheckResult(
+            "problem",
+            f"From the term between teacher and student only {projector.label} learns, in {_of(len(cut), count)}: what "
+            f"it is given of {student.label} is detached.",
+            {"steps": len(cut), "learns": projector.label, "cut_off": student.label},
+            Remedy(
+                "Detach the teacher's features alone: look at the hook, or at the line, that the student's come from."
+            ),
+            location=most_common([term.place for term in cut]),
         )
     if silent and len(silent) == len(context.backwards):
         return CheckResult(

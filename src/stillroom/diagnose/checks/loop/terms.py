@@ -477,8 +477,10 @@ def loss_balance(context: LoopContext) -> CheckResult:
     verdict = BALANCE.at_least(ratio)
     if worst.summed < 16:
         # From the first step on: weights may be ramped up, and labels that are learned have a small term by themselves.
-        drowned = min(ratios) >= DROWNED and median(still_to_learn) > 0.1
-        verdict = "problem" if drowned else "ok" if ratio < 100 else "warning"
+        learning = median(still_to_learn) > 0.1
+        # The value of a softened divergence says little of its gradient; its size is loss_scale's.
+        small = ratio < 100 or not learning or worst.function in ("kl_div", "cross_entropy")
+        verdict = "problem" if min(ratios) >= DROWNED and learning else "ok" if small else "warning"
     if verdict == "ok":
         return CheckResult("ok", f"The teacher's term is {ratio:.2g} times the labels' in value.", evidence)
     summed = f", a sum over {worst.summed:.0f} numbers of each row" if worst.summed >= 16 else ""
