@@ -24,16 +24,16 @@ LINE = Plot("line", "Training loss", (1.0, 2.0, 3.0), (2.0, 1.0, 0.5), "epoch", 
 BARS = Plot("bars", "Change by class", ("cat", "dog"), (-12.0, 3.0), "", "points", -5.0)
 COUNTS = Plot("histogram", "Confidence", (0.0, 0.5, 1.0), (3, 900), "confidence", "images", 0.4)
 FINDINGS = [
-    Finding("over_fitting", "ok", "Not overfitted.", {"ratio": 1.25}, "Sick: 4 times.", None, "A book."),
+    Finding("over_fitting", "ok", "Not overfitted.", {"ratio": 1.25}, "Problem: 4 times.", None, "A book."),
     Finding(
-        "miscalibrated", "warning", "Off: ECE 0.07.", {"ece": 0.07}, "Suspect: .05.", Remedy("Divide."), "", (COUNTS,)
+        "miscalibrated", "warning", "Off: ECE 0.07.", {"ece": 0.07}, "Warning: .05.", Remedy("Divide."), "", (COUNTS,)
     ),
     Finding(
         "diverged",
         "problem",
         "The loss blew up: 90 times.",
         {"rise": 90.0, "finite": False, "by_layer": {"conv1": 3}, "none": None},
-        "Sick: 3 times.",
+        "Problem: 3 times.",
         Remedy("Lower the rate.", {"training.optimizer.lr": 0.01}),
         "A reason.",
         (LINE, BARS),

@@ -110,7 +110,7 @@ def table_class_names(folder: Path, split: str, config: DataConfig) -> tuple[str
 
 @dataclass(frozen=True)
 class _ImageTable:
-    """A split's file, read whole, beside that of the training split, which numbers classes that are words."""
+    """A split's file, read whole, next to that of the training split, which numbers classes that are words."""
 
     splits: Mapping[str, TableSplit]
     path: Path
