@@ -1,7 +1,9 @@
 """False verdicts of ``explain`` on networks that do not differ, and its power on those that do, by simulation.
 
-    python benchmarks/hypotheses.py                  # docs/results/hypotheses.{md,json}; about 10 minutes on a core
-    python benchmarks/hypotheses.py --repeats 50     # printed only
+    python benchmarks/hypotheses.py --out hypotheses.jsonl  # the tables of docs/results/hypotheses.md; 40 minutes
+    python benchmarks/hypotheses.py --repeats 50             # too few to quote
+
+With ``--out`` a second call goes on where the first stopped.
 
 A network's figure of an image is the sum of what is common to all networks in this image, what is the network's own,
 and what is both's; N are rounded to whole cells, ρ lies in [0, 1], D takes the values of a few checkpoints. Two
@@ -21,14 +23,15 @@ import torch
 from stillroom.explain.hypotheses import judge_hypotheses
 from stillroom.explain.metrics import ConceptStatistics
 
-PAIRS = (2, 3, 4, 5, 6, 8, 10)
+PAIRS = (3, 4, 5, 6, 8, 10)  # with fewer there is no verdict
 IMAGES = 30
-RESAMPLES = 400
+RESAMPLES = 200
 # Standard deviation between networks over that between images; and what their own part is drawn from.
 WORLDS = {
     "networks hardly differ": (0.05, "normal"),
     "as much as images": (1.0, "normal"),
     "three times as much": (3.0, "normal"),
+    "six times as much": (6.0, "normal"),
     "as much, heavy tails": (1.0, "t3"),
     "as much, skewed": (1.0, "exponential"),
 }
@@ -86,34 +89,32 @@ def rates(pairs: int, world: tuple[float, str], repeats: int, effect: float = 0.
     return {name: count / repeats for name, count in counts.items()}
 
 
+COLUMNS = ("1", "2", "3", "n_fg", "n_bg", "ratio", "d_mean", "d_std", "rho")
+
+
 def main() -> None:
-    """Simulate and write the tables."""
+    """Simulate and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--repeats", type=int, default=1000)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--repeats", type=int, default=4000, help="comparisons a row; a quarter of it for power")
+    parser.add_argument("--out", type=Path, help="a line of JSON for each row")
     asked = parser.parse_args()
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    columns = ("1", "2", "3", "n_fg", "n_bg", "ratio", "d_mean", "d_std", "rho")
-    print("| networks | pairs | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 2))
-    for name, world in WORLDS.items():
+    lines = asked.out.read_text().splitlines() if asked.out is not None and asked.out.exists() else []
+    done = {(one["row"], one["pairs"]): one["rates"] for one in map(json.loads, lines)}
+    rows = [(name, world, 0.0, asked.repeats) for name, world in WORLDS.items()]
+    rows += [(f"{each:g}", WORLDS["as much as images"], each, max(asked.repeats // 4, 20)) for each in EFFECTS]
+    for name, world, effect, repeats in rows:
+        if name in (rows[0][0], f"{EFFECTS[0]:g}"):
+            head = "effect" if effect else "networks"
+            print(f"\n| {head} | pairs | {' | '.join(COLUMNS)} |\n|{'---|' * (len(COLUMNS) + 2)}")
         for pairs in PAIRS:
-            mine = rates(pairs, world, asked.repeats)
-            found.setdefault(name, {})[str(pairs)] = mine
-            print(
-                f"| {name} | {pairs} | " + " | ".join(f"{100 * mine[each]:.1f}" for each in columns) + " |", flush=True
-            )
-    power: dict[str, dict[str, dict[str, float]]] = {}
-    print("\n| effect | pairs | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 2))
-    for effect in EFFECTS:
-        for pairs in PAIRS:
-            mine = rates(pairs, WORLDS["as much as images"], max(asked.repeats // 4, 20), effect)
-            power.setdefault(str(effect), {})[str(pairs)] = mine
-            print(
-                f"| {effect:g} | {pairs} | " + " | ".join(f"{100 * mine[each]:.0f}" for each in columns) + " |",
-                flush=True,
-            )
-    if asked.out is not None:
-        asked.out.write_text(json.dumps({"schema": 1, "repeats": asked.repeats, "false": found, "power": power}) + "\n")
+            found = done.get((name, pairs))
+            if found is None:
+                found = rates(pairs, world, repeats, effect)
+                if asked.out is not None:
+                    with asked.out.open("a") as file:
+                        file.write(json.dumps({"row": name, "pairs": pairs, "repeats": repeats, "rates": found}) + "\n")
+            shown = " | ".join(f"{100 * found[each]:.{0 if effect else 1}f}" for each in COLUMNS)
+            print(f"| {name} | {pairs} | {shown} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pages import write_page
 from PIL import Image
 
 from stillroom.files import find_input
@@ -90,20 +91,16 @@ def main() -> None:
             print(rows[-1], flush=True)
     finally:
         shutil.rmtree(work)
-    lines = [
-        "# One command on a folder of photographs",
-        "",
+    write_page(
+        options.out,
+        "One command on a folder of photographs",
         f"`python benchmarks/photos.py --data {options.data} --teacher {options.teacher} --student {options.student} "
         f"--size {options.size} --epochs {options.epochs} --threads {options.threads}`, {os.cpu_count()} cores that "
         f"other work shared (load {os.getloadavg()[1]:.0f}): the wall clock is of that hour. Random weights, as no "
         "published ones can be had here: the accuracies say that it runs, not what a pretrained teacher gives.",
-        "",
-        "| folder | seconds | processor seconds | top-1, % of teacher / from labels / distilled | result |",
-        "|---|---|---|---|---|",
-        *(f"| {name} | {wall:.0f} | {cpu:.0f} | {scores} | {result} |" for name, wall, cpu, scores, result in rows),
-    ]
-    if options.out:
-        options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        ["folder", "seconds", "processor seconds", "top-1, % of teacher / from labels / distilled", "result"],
+        [[name, f"{wall:.0f}", f"{cpu:.0f}", scores, result] for name, wall, cpu, scores, result in rows],
+    )
 
 
 if __name__ == "__main__":

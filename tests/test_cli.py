@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -439,3 +440,23 @@ def test_a_machine_without_a_compiler_is_reported_what_to_set(workplace: Path) -
     assert done.stderr.splitlines()[-1].startswith("error: training.compile: got True; expected false: torch.compile")
     assert "Traceback" not in done.stderr
     assert not list((workplace / "run").iterdir())
+
+
+def test_an_option_without_its_value_does_not_take_the_next_option(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(workplace.iterdir())
+    for arguments in (
+        ["incremental", "recipe.yaml", "--joint", "--out", "x"],
+        ["distill", "recipe.yaml", "--out", "--resume"],
+        ["diagnose", "recipe.yaml", "--out", "--jsn"],
+        ["audit", "--steps", "--json", "train.py"],
+    ):
+        assert run(arguments) == 2
+        option, following = next(pair for pair in pairwise(arguments) if pair[0][:2] == "--")
+        assert f"{option}: got None; expected a value, but {following!r} follows" in capsys.readouterr().err
+    assert sorted(workplace.iterdir()) == before
+    # What follows a script is the script's, and a value that begins with hyphens can be given.
+    assert run(["audit", "mine.py", "--out", "--json"]) == 0
+    assert run(["report", "nowhere", "--out=--x"]) == 2
+    assert "run: got 'nowhere'" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from scipy import stats
 
 from benchmark_module import benchmark
 from stillroom.explain import learning_speed, stability
-from stillroom.explain.hypotheses import judge_hypotheses
+from stillroom.explain.hypotheses import _student_half_width, judge_hypotheses
 from stillroom.explain.metrics import ConceptStatistics, concept_statistics, summarise
 
 IMAGES = 40
@@ -61,8 +61,9 @@ def test_a_hypothesis_is_refuted_by_the_rule_that_supports_it() -> None:
         assert (found["n_fg"], found["n_bg"], found[1]) == (word, "undecided", "undecided")
 
 
-def test_one_seed_decides_nothing() -> None:
-    found = verdicts([(statistics(14, 3, 0.5, 0.9), statistics(seed=1))])
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_one_seed_or_two_decide_nothing(seeds: int) -> None:
+    found = verdicts([(statistics(14, 3, 0.5, 0.9), statistics(seed=1))] * seeds)
     assert set(found.values()) == {"undecided"}
 
 
@@ -75,9 +76,9 @@ def test_without_images_of_the_published_selection_there_is_no_verdict() -> None
 
 def test_seeds_that_disagree_leave_it_undecided() -> None:
     one, other = (statistics(14), statistics(seed=1)), (statistics(6, seed=2), statistics(seed=3))
-    assert verdicts([one, one])["n_fg"] == "supported"
-    assert verdicts([other, other])["n_fg"] == "refuted"
-    assert verdicts([one, other])["n_fg"] == "undecided"
+    assert verdicts([one, one, one])["n_fg"] == "supported"
+    assert verdicts([other, other, other])["n_fg"] == "refuted"
+    assert verdicts([one, other, one])["n_fg"] == "undecided"
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 3, 8])
@@ -98,7 +99,7 @@ def test_networks_that_differ_by_their_seed_alone_are_rarely_judged(seeds: int) 
     for _ in range(150):
         for one in judge_hypotheses([(network(), network()) for _ in range(seeds)], seed=0, resamples=60):
             judged[one.hypothesis] += one.verdict in ("supported", "refuted")
-    assert max(judged.values()) <= (14 if seeds > 1 else 0), judged
+    assert max(judged.values()) <= (14 if seeds > 2 else 0), judged
 
 
 def test_the_interval_is_that_of_paired_images() -> None:
@@ -123,7 +124,7 @@ def test_the_interval_of_seeds_is_students() -> None:
         )
 
     measure = judge_hypotheses([(moved(by), base) for by in apart], seed=0)[0].measures[0]
-    student = stats.t.interval(0.95, 2, apart.mean(), apart.std(ddof=1) / 3**0.5)
+    student = stats.t.interval(0.96, 2, apart.mean(), apart.std(ddof=1) / 3**0.5)
     assert (measure.difference, measure.low, measure.high) == pytest.approx((2.5, *student), rel=1e-5)
     assert measure.verdict == "undecided"
 
@@ -159,7 +160,7 @@ def test_statistics_of_images_average_to_the_metrics() -> None:
     assert kept.excluded == excluded == 1
 
 
-@pytest.mark.parametrize("pairs", [2, 3, 8])
+@pytest.mark.parametrize("pairs", [3, 8])
 def test_networks_that_do_not_differ_get_few_verdicts(pairs: int) -> None:
     """A slice of benchmarks/hypotheses.py: at most 5% false verdicts of a hypothesis at every number of seeds."""
     simulation = benchmark("hypotheses")
@@ -168,6 +169,18 @@ def test_networks_that_do_not_differ_get_few_verdicts(pairs: int) -> None:
     # What chance allows above 5% in so few simulations, at one in ten thousand.
     most = stats.binom.ppf(1 - 1e-4, repeats, 0.05) / repeats
     assert max(found[name] for name in ("1", "2", "3")) <= most
+
+
+def test_figures_at_their_bounds_get_few_verdicts() -> None:
+    """ρ is 0 or 1 in most networks: Student's interval of .95 would miss 0 in 5.4% of 40,000 such comparisons."""
+    draw, images, repeats = np.random.default_rng(2), 6, 4000
+    wrong = 0
+    for _ in range(repeats):
+        latent = draw.normal(size=images) + 3 * draw.normal(size=(12, 1)) + 0.7 * draw.normal(size=(12, images))
+        apart = np.clip(0.5 + 0.15 * latent, 0, 1).mean(1)
+        apart = apart[:6] - apart[6:]
+        wrong += abs(apart.mean()) > _student_half_width(apart)
+    assert wrong / repeats <= 0.05
 
 
 def test_large_effects_are_found_with_enough_pairs() -> None:

@@ -232,7 +232,9 @@ def test_what_makes_a_comparison_unequal_is_named(run: RunData) -> None:
 def test_runs_of_one_name_differ(run: RunData) -> None:
     again = replace(changed(run, seed=1), path=Path("a"))
     assert run_names([run, again]) == ["resnet8 ← resnet56, seed 0", "resnet8 ← resnet56, seed 1"]
-    assert run_names([run, replace(run, path=Path("b"))]) == ["resnet8 ← resnet56, taught", "resnet8 ← resnet56, b"]
+    folders = [replace(changed(run, name="kd"), path=Path(path)) for path in ("a/kd", "b/kd", "b/kd-2")]
+    assert run_names(folders[1:]) == ["kd, folder kd", "kd, folder kd-2"]
+    assert run_names(folders) == ["kd, folder a/kd", "kd, folder b/kd", "kd, folder b/kd-2"]
     assert len(set(run_names([run, again, replace(again, path=Path("c"))]))) == 3
 
 

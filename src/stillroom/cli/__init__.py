@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from types import FrameType
+from typing import Any
 
 from stillroom.errors import BadInput, RunFailed, cut
 
@@ -46,7 +47,9 @@ def run(arguments: Sequence[str]) -> int:
     # Libraries warn about themselves; what a user must know is an error or a note of ours.
     warnings.simplefilter("ignore")
     try:
-        code = typer.main.get_command(app).main(args=list(arguments), prog_name="stillroom", standalone_mode=False)
+        group: Any = typer.main.get_command(app)
+        _check_option_values(group, arguments)
+        code = group.main(args=list(arguments), prog_name="stillroom", standalone_mode=False)
         if code == INTERRUPTED:  # newer typers turn Ctrl-C into this code themselves
             raise KeyboardInterrupt
         return code if isinstance(code, int) else DONE
@@ -71,6 +74,29 @@ def add_commands() -> None:
     """Add the commands to the application, in the order in which --help lists them."""
     # isort: off
     from stillroom.cli import start, taps, runs, incremental, studies, diagnose, audit, report, explain, teachers  # noqa: F401
+
+
+def _check_option_values(group: Any, arguments: Sequence[str]) -> None:
+    """Refuse an option without its value: the next option would be taken for it, and that one's value for an argument.
+
+    Raises:
+        BadInput: naming both.
+    """
+    command = group.commands.get(arguments[0]) if arguments else None
+    if command is None:
+        return
+    mixed = command.context_settings.get("allow_interspersed_args", True)
+    takes = {name for each in command.params if not getattr(each, "is_flag", True) for name in each.opts}
+    place = 1
+    while place < len(arguments) and arguments[place] != "--":
+        name, following = arguments[place], arguments[place + 1 : place + 2]
+        if name in takes:
+            if following and following[0].startswith("--") and len(following[0]) > 2:
+                raise BadInput(name, None, f"a value, but {following[0]!r} follows; {name}=VALUE takes any")
+            place += 1
+        elif not (name.startswith("-") or mixed):
+            return  # what follows is another program's
+        place += 1
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

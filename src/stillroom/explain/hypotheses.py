@@ -10,9 +10,13 @@ from scipy import stats
 
 from stillroom.explain.metrics import ConceptStatistics, Doubles
 from stillroom.schema.base import six_digits_or_none
-from stillroom.schema.explanation import HypothesisMeasure, HypothesisTest, HypothesisVerdict, MeasureName
+from stillroom.schema.explanation import FEWEST_PAIRS, HypothesisMeasure, HypothesisTest, HypothesisVerdict, MeasureName
 
 RESAMPLES = 2000
+# Of Student's quantile for the part of seeds. Figures of concepts are rounded and bounded, which lets the interval of
+# .95 miss 0 up to 5.5% of the time where networks differ much; with this it does at most 4.4%
+# (docs/results/hypotheses.md).
+_LEVEL = 0.96
 # The student by distillation and the same from labels, of one seed.
 StudentPair = tuple[ConceptStatistics, ConceptStatistics]
 
@@ -69,12 +73,13 @@ def judge_hypotheses(
     """Each hypothesis, with the difference of each of its measures and a 95% interval.
 
     The interval is over images and seeds. Images: they are drawn again, ``resamples`` times; an image that is drawn
-    counts in both networks of each pair. Seeds: Student's interval of the pairs' differences. The two parts add as
-    independent errors do, ``√(images² + seeds²)`` on each side. The concepts themselves stay as they are.
+    counts in both networks of each pair. Seeds: Student's interval of the pairs' differences, of level .96 as these
+    are rounded and bounded. The two parts add as independent errors do, ``√(images² + seeds²)`` on each side. The
+    concepts themselves stay as they are.
 
     A hypothesis is supported where the intervals of all its measures are clear of zero on the side that it claims,
-    refuted where all are on the other, else undecided. **One pair decides nothing**: two students of one method differ
-    by their seed alone, and how much is not known; its interval is over images alone.
+    refuted where all are on the other, else undecided. **One pair or two decide nothing**: students of one method
+    differ by their seed alone, and how much is hardly known; the interval of one pair is over images alone.
 
     Args:
         seed: of the draws.
@@ -115,19 +120,19 @@ def _test_measure(
         difference=six_digits_or_none(float(difference)),
         low=six_digits_or_none(float(low)),
         high=six_digits_or_none(float(high)),
-        verdict=_verdict(measure.sign, float(low), float(high), decided=decided and int(known[0]) > 1),
+        verdict=_verdict(measure.sign, float(low), float(high), decided=decided and int(known[0]) >= FEWEST_PAIRS),
     )
 
 
 def _student_half_width(values: Doubles) -> float:
-    """Half the width of Student's 95% interval of a mean; 0 of one value, of which nothing is known.
+    """Half the width of Student's interval of a mean; 0 of one value, of which nothing is known.
 
     >>> round(_student_half_width(np.array([1.0, 2.0, 3.0])), 3), _student_half_width(np.array([1.0]))
-    (2.484, 0.0)
+    (2.8, 0.0)
     """
     if len(values) < 2:
         return 0.0
-    return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
+    return float(stats.t.ppf((1 + _LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
 
 
 def _verdict(sign: int, low: float, high: float, *, decided: bool) -> HypothesisVerdict | None:

@@ -103,6 +103,8 @@ class SensitivityRow(JsonObject):
 
 # The fewest images to explain, and the fewest that the selection of the paper's code keeps where there is a verdict.
 FEWEST_IMAGES = 4
+# The fewest pairs of networks, a seed each, that give a verdict.
+FEWEST_PAIRS = 3
 
 
 class ExplainedImages(JsonObject):

@@ -72,15 +72,15 @@ class Dying(nn.Sequential):
         self.steps += self.training
         if self.steps == 9 and not Path("died").exists():
             Path("died").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.NUMBER)
         return super().forward(images)
 """
 
 
-def dying(place: Path) -> dict[str, Any]:
-    """A recipe whose student kills its process in the second epoch, once: no clock decides when."""
-    (place / "dying_models.py").write_text(DYING)
-    return {**recipe(epochs=3, save_seconds=0), "student": {"name": "dying_models:Dying"}}
+def dying(place: Path, number: str = "SIGKILL", *, save_seconds: float = 0) -> dict[str, Any]:
+    """A recipe whose student sends its process a signal in the second epoch, once: no clock decides when."""
+    (place / f"dying_of_{number}.py").write_text(DYING.replace("NUMBER", number).replace("died", f"died_of_{number}"))
+    return {**recipe(epochs=3, save_seconds=save_seconds), "student": {"name": f"dying_of_{number}:Dying"}}
 
 
 def endless(out: Path, seed: int = 0, save_seconds: float = 0.1) -> Job:

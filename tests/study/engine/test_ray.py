@@ -92,9 +92,16 @@ def test_a_process_that_dies_on_the_cluster_is_reported_and_what_is_closed_goes_
         assert not is_free(busy)
     until(lambda: is_free(busy), patience=600)
     assert saved(busy), "what is cancelled saves first"
+    # SIGTERM, as where a node is withdrawn: the run saves first.
+    content = dying(place, "SIGTERM", save_seconds=1e6)
+    ended, undisturbed = job(place / "ended", content), job(place / "undisturbed", content)
     with RayEngine("auto", 2, place / "study") as engine:
-        assert {outcome.ending for outcome in do(engine, [killed, whole]).values()} == {"done"}
+        assert "a run saved first" in one(engine, ended).reason
+        assert saved(ended)
+        assert {each.ending for each in do(engine, [killed, whole, ended, undisturbed]).values()} == {"done"}
     assert left_by(killed) == left_by(whole)
+    assert left_by(ended) == left_by(undisturbed)
+    assert '{"event": "resume", "step": 9}' in (place / "ended" / "timing.jsonl").read_text()
 
 
 def test_a_ray_of_our_own_listens_to_this_machine_alone_and_its_loss_is_reported(

@@ -18,6 +18,7 @@ from stillroom.schema.base import read_json
 from stillroom.schema.explanation import (
     EXPLANATION,
     FEWEST_IMAGES,
+    FEWEST_PAIRS,
     ConceptCounts,
     Explanation,
     HypothesisMeasure,
@@ -68,10 +69,12 @@ def headline(explanation: Explanation) -> str:
             " do all networks discard more of the background than of the subject, as the paper's selection asks. "
             "Concepts are counted against the background, so that on these images they do not mean what they should."
         )
-    if len(explanation.explained) < 2 and any(one.verdict for one in explanation.hypotheses):
+    seeds = len(explanation.explained)
+    if seeds < FEWEST_PAIRS and any(one.verdict for one in explanation.hypotheses):
+        start, over = ("One seed decides", " over images alone") if seeds == 1 else ("Two seeds decide", "")
         return (
-            "One seed decides nothing: two students of one method differ, too. What is shown is how these two differ, "
-            "with intervals over images alone. Explain two methods of a study, of 3 seeds or more, to decide."
+            f"{start} nothing: two students of one method differ, too. What is shown is how these differ, with "
+            f"intervals{over}. Explain two methods of a study, of {FEWEST_PAIRS} seeds or more, to decide."
         )
     by_verdict: dict[str | None, list[str]] = {}
     for one in explanation.hypotheses:
@@ -467,7 +470,7 @@ def _notes(explanation: Explanation) -> list[str]:
     ]
     if explanation.baselines:
         several = len(explanation.explained) > 1
-        wider = " and over seeds, by Student’s interval" if several else ""
+        wider = " and over seeds, by Student’s interval of level .96, as counts are rounded" if several else ""
         notes += [
             f"Intervals are 95%, over images, by drawing them again {explanation.resamples:,} times{wider}; an image "
             "that is drawn counts in both networks.",

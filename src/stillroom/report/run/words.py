@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,14 +41,27 @@ class TopOneGap:
 def run_names(runs: Sequence[RunData]) -> list[str]:
     """A name for each run that no other has: its own, with the seed or the folder where that is needed."""
     found = [run.name for run in runs]
-    for detail in (lambda run: f"seed {run.summary.seed}", lambda run: run.path.name, lambda run: str(run.path)):
+    for details in (_seeds, _folders):
         for name in {name for name in found if found.count(name) > 1}:
             alike = [place for place, another in enumerate(found) if another == name]
-            details = [detail(runs[place]) for place in alike]
-            if len(set(details)) > 1:
-                for place, text in zip(alike, details, strict=True):
+            texts = details([runs[place] for place in alike])
+            if len(set(texts)) > 1:
+                for place, text in zip(alike, texts, strict=True):
                     found[place] = f"{name}, {text}"
     return found
+
+
+def _seeds(runs: Sequence[RunData]) -> list[str]:
+    return [f"seed {run.summary.seed}" for run in runs]
+
+
+def _folders(runs: Sequence[RunData]) -> list[str]:
+    """The runs' folders, from the last part of their paths on that differs."""
+    parts = [run.path.absolute().parts for run in runs]
+    depth = 1
+    while depth < max(map(len, parts)) and len({path[-depth:] for path in parts}) < len(parts):
+        depth += 1
+    return [f"folder {Path(*path[-depth:])}" for path in parts]
 
 
 def top1_gap(run: RunData, other: RunData | None = None) -> TopOneGap | None:
