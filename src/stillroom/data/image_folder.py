@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -284,7 +285,7 @@ def image_splits(folder: Path, splits: Iterable[str] | None = None) -> list[str]
     if splits is not None:
         wanted = {split.lower() for split in splits}
         names = [name for name in [*names, "."] if name.lower() in wanted]
-    return [name for name in names if _has_classes(folder / name)]
+    return [name for name in names if class_folders(folder / name)]
 
 
 def left_out_of_splits(folder: Path, splits: Iterable[str]) -> str:
@@ -298,6 +299,28 @@ def left_out_of_splits(folder: Path, splits: Iterable[str]) -> str:
     return watch.suffixes()
 
 
+def describe_loose_images(folder: Path) -> str:
+    """How to say the classes of image files that lie in no folder of their class; empty where there are none.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("cat.1.jpg", "cat.2.jpg", "dog.1.jpg"): Path(folder, name).touch()
+    ...     print(describe_loose_images(Path(folder)))
+    class folders (cat/1.jpg), or a CSV file in it with the columns path and label, for its 3 images: a line such as
+    cat.1.jpg,cat (their names begin with cat (2), dog (1))
+    """
+    names = [path.name for path in list_folder(folder) if path.suffix.lower() in SUFFIXES and path.is_file()]
+    if not names:
+        return ""
+    first = Counter(re.split(r"[\W_]*\d", name, maxsplit=1)[0] or "a digit" for name in names)
+    shown = ", ".join(f"{start} ({count})" for start, count in first.most_common(_SHOWN))
+    label = next(iter(first)) if len(first) < len(names) else "cat"
+    return (
+        f"class folders (cat/1.jpg), or a CSV file in it with the columns path and label, for its "
+        f"{counted(len(names), 'image')}: a line such as {names[0]},{label} (their names begin with {shown})"
+    )
+
+
 def find_split(folder: Path, split: str, field: str, *, test_alternatives: bool) -> Path:
     """The folder of a split; of ``test``, where it is missing and they are allowed, its only alternative there is.
 
@@ -305,7 +328,7 @@ def find_split(folder: Path, split: str, field: str, *, test_alternatives: bool)
     its class folders lie right below.
     """
     names = [path.name for path in _folders(folder)]
-    if split in names or (split == "." and _has_classes(folder)):
+    if split in names or (split == "." and class_folders(folder)):
         return folder / split
     same = [name for name in names if name.lower() == split.lower()]
     if len(same) == 1:
@@ -355,8 +378,9 @@ def _folders(folder: Path) -> list[Path]:
     return [path for path in list_folder(folder) if not path.name.startswith(".") and path.is_dir()]
 
 
-def _has_classes(split: Path) -> bool:
-    return any(next(_files(split, path.name, ()), None) is not None for path in _folders(split))
+def class_folders(split: Path) -> list[str]:
+    """The folders in a folder that hold an image file, at any depth."""
+    return [path.name for path in _folders(split) if next(_files(split, path.name, ()), None) is not None]
 
 
 def _files(root: Path, below: str, above: tuple[tuple[int, int], ...], watch: _Watch | None = None) -> Iterator[str]:

@@ -11,38 +11,64 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from stillroom.data.config import DataConfig
-from stillroom.data.image_folder import SUFFIXES, ImageTree, set_of_files
+from stillroom.data.image_folder import SUFFIXES, TEST_ALTERNATIVES, USUAL_SPLITS, ImageTree, set_of_files
 from stillroom.data.images import ImageSet
 from stillroom.data.parquet import check_label_columns, label_matrix
 from stillroom.data.reading import list_folder, path_error, split_error
 from stillroom.data.text import SEPARATORS, column_strings, find_label, is_text, label_numbers, read_table
 from stillroom.errors import BadInput, nearest
 
+_SPLIT = "split"
 _IMAGES = ("image", "file_name", "filename", "file", "path", "image_path", "image_file")
 
 
-def table_splits(folder: Path) -> dict[str, Path]:
-    """The CSV files of a folder that name image files, by their stems, which are the splits.
+@dataclass(frozen=True)
+class TableSplit:
+    """A split: a CSV file, or its rows with a value in the column ``split``."""
+
+    path: Path
+    value: str | None = None
+
+    def read(self) -> pa.Table:
+        """Its rows."""
+        table = read_table(self.path)
+        if self.value is None:
+            return table
+        return table.filter(pa.array([cell == self.value for cell in table[_SPLIT].to_pylist()])).drop_columns([_SPLIT])
+
+
+def table_splits(place: Path) -> dict[str, TableSplit]:
+    """The splits of a CSV file that names image files, or of a folder of such files.
+
+    A column ``split`` says which split a row is of; a file without it is a split called as the file is, or ``train``
+    where it is the only one and so named.
 
     >>> table_splits(Path("tests"))
     {}
     """
-    found = {}
-    for path in list_folder(folder):
+    tables = {}
+    for path in [place] if place.is_file() else list_folder(place):
         if path.suffix in SEPARATORS and path.is_file():
             try:
                 table = read_table(path)
             except BadInput:
                 continue  # whoever reads it says so
             if _image_columns(table):
-                found[path.stem] = path
+                tables[path] = table
+    found: dict[str, TableSplit] = {}
+    for path, table in tables.items():
+        if _SPLIT in table.column_names and is_text(table.schema.field(_SPLIT).type):
+            found |= {name: TableSplit(path, name) for name in sorted(set(filter(None, table[_SPLIT].to_pylist())))}
+        else:
+            alone = len(tables) == 1 and path.stem not in (*USUAL_SPLITS, "test")
+            found["train" if alone or place.is_file() else path.stem] = TableSplit(path)
     return found
 
 
 def read_image_table(
     folder: Path, split: str, config: DataConfig, *, limit: int | None = None, field: str = "split"
 ) -> ImageSet:
-    """Read one split of ``FOLDER/SPLIT.csv`` (or ``.tsv``): a row an image, its file and its labels.
+    """Read one split of a CSV or TSV file, or of ``FOLDER/SPLIT.csv``: a row an image, its file and its labels.
 
     Files are looked for below the folder itself, then below its folders ``SPLIT`` and ``images``. Classes may be words,
     numbered in the order of the training split's sorted names, or whole numbers. With ``label_columns`` a row in which
@@ -84,9 +110,9 @@ def table_class_names(folder: Path, split: str, config: DataConfig) -> tuple[str
 
 @dataclass(frozen=True)
 class _ImageTable:
-    """A split's file, read whole, beside that of the training split, which numbers classes that are words."""
+    """A split's file, read whole, next to that of the training split, which numbers classes that are words."""
 
-    splits: Mapping[str, Path]
+    splits: Mapping[str, TableSplit]
     path: Path
     table: pa.Table
     train: pa.Table
@@ -95,10 +121,14 @@ class _ImageTable:
     @classmethod
     def of(cls, folder: Path, split: str, config: DataConfig, field: str) -> _ImageTable:
         splits = table_splits(folder)
+        others = [name for name in TEST_ALTERNATIVES if name in splits and name != config.train_split]
+        if split == "test" and split not in splits and len(others) == 1:
+            split = others[0]
         if split not in splits:
-            raise split_error(field, split, splits)
+            hint = "; data.holdout=0.2 keeps a part of the training images for the test" if "test" in field else ""
+            raise BadInput(field, split, f"{split_error(field, split, splits).expected}{hint}")
         train = splits.get(config.train_split, splits[split])
-        return cls(splits, splits[split], read_table(splits[split]), read_table(train), config)
+        return cls(splits, splits[split].path, splits[split].read(), train.read(), config)
 
     def files(self, split: str) -> tuple[list[str], Path]:
         """The image files as names below a folder, and that folder."""
@@ -113,7 +143,7 @@ class _ImageTable:
             where = ", ".join(f"{place.name}/" for place in places)
             raise path_error(self.path, f"image files below {where}, but there is no {names[0]!r} of column {column!r}")
         missing = next((row for row, name in enumerate(names) if not (root / name).is_file()), None)
-        if missing is not None:
+        if missing is not None and self.config.bad_files == "error":
             raise path_error(self.path, f"an image file in every row, but row {missing} has {names[missing]!r}")
         return names, root
 

@@ -18,7 +18,14 @@ import torch
 from stillroom.data.config import DataConfig, TextConfig
 from stillroom.data.decoded import stored_images
 from stillroom.data.images import ImageSet, balanced_rows, number_classes
-from stillroom.data.parquet import class_labels, declared_class_names, declared_features, parquet_splits
+from stillroom.data.parquet import (
+    ARROW,
+    SavedTable,
+    class_labels,
+    declared_class_names,
+    declared_features,
+    parquet_splits,
+)
 from stillroom.data.reading import data_name, list_folder, path_error, read_error, split_error
 from stillroom.data.tokens import BUCKET, NO_TOKEN, Tokenization
 from stillroom.errors import BadInput, format_error, nearest
@@ -52,7 +59,7 @@ def text_splits(folder: Path) -> dict[str, list[Path]]:
     found = {path.stem: [path] for path in list_folder(folder) if path.suffix in SEPARATORS and path.is_file()}
     for split, paths in parquet_splits(folder).items():
         try:
-            types = pq.read_schema(paths[0]).types
+            types = (SavedTable(paths[0]).schema_arrow if paths[0].suffix == ARROW else pq.read_schema(paths[0])).types
         except (OSError, pa.ArrowException, ValueError):
             continue  # damaged: whoever reads it says so
         if any(map(is_text, types)) and not any(map(_holds_bytes, types)):
@@ -153,6 +160,8 @@ def read_table(path: Path) -> pa.Table:
     try:
         if path.suffix == ".parquet":
             return pq.read_table(path)
+        if path.suffix == ARROW:
+            return SavedTable(path).read()
         options = pc.ParseOptions(delimiter=SEPARATORS[path.suffix], newlines_in_values=True)
         return pc.read_csv(path, parse_options=options, convert_options=pc.ConvertOptions(check_utf8=False))
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:

@@ -26,7 +26,7 @@ POLICY = (
     "base-uri 'none'; form-action 'none'"
 )
 # For a page that reads plotly from a file of its study's folder: from where the page itself is, or from this disk.
-POLICY_BESIDE = POLICY.replace("script-src", "script-src 'self' file:")
+POLICY_IN_STUDY = POLICY.replace("script-src", "script-src 'self' file:")
 
 
 def rendered(template: str, *, figures: dict[str, Any], plotly_at: str | None = None, **context: Any) -> str:
@@ -42,7 +42,7 @@ def rendered(template: str, *, figures: dict[str, Any], plotly_at: str | None = 
         _environment()
         .get_template(template)
         .render(
-            policy=POLICY if plotly_at is None else POLICY_BESIDE,
+            policy=POLICY if plotly_at is None else POLICY_IN_STUDY,
             light=Markup(css(LIGHT)),
             dark=Markup(css(DARK)),
             style=Markup(_text("style.css")),
