@@ -176,10 +176,10 @@ def page(rows: list[dict[str, Any]], command: str) -> str:
         "",
         "The built wheel, installed with uv into a new virtual environment, without the checkout and without "
         "development tools. In each a model is trained, distilled, reported, diagnosed, and a loss checked, on the "
-        "embedded digits; then the extra is used once. *lowest*: the lower bound of every direct dependency but torch; "
-        "*lowest torch*: of torch, too. *base* takes the newest torch of the registry, which brings CUDA; all others "
-        "that of `constraints.txt`, for CPUs. Other versions of Python are resolved: wheels of the package, of its "
-        "dependencies and of every extra exist.",
+        "embedded digits; then the extra is used once. *lowest*: every dependency but torch at the oldest version of "
+        "its range that the registry has; *lowest torch*: torch, too. *base* and *lowest torch* take a torch of the "
+        "registry, which brings CUDA; all others that of `constraints.txt`, for CPUs. Other versions of Python are "
+        "resolved: wheels of the package, of its dependencies and of every extra exist.",
         "",
         "| job | result | install, s | size, MiB | versions |",
         "|---|---|---|---|---|",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import pytest
 from torch import Tensor, nn
 
-from report.browser import launched
+from report.browser import Visits, launched
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +19,13 @@ def browser() -> Iterator[Any]:
     """A Chromium for the whole session: playwright can run but one at a time in a process."""
     with launched() as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def visit(browser: Any) -> Iterator[Visits]:
+    """Opens each page once for the tests of a file, which leave it as they found it."""
+    with ExitStack() as stack:
+        yield Visits(browser, stack)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import stillroom.demo
-from report.browser import check_page
+from report.browser import Visits, check_page
 from stillroom.cli import run
 from stillroom.study.config import parse_study
 from stillroom.study.engine.in_process import InProcessEngine
@@ -80,8 +80,8 @@ def test_the_study_that_is_shipped_is_what_its_note_says() -> None:
 
 
 @pytest.mark.browser
-def test_the_demos_page_is_quiet_and_fits(demo: tuple[Path, dict[str, Any]], browser: Any) -> None:
-    check_page(browser, demo[0] / "study" / "report.html")
+def test_the_demos_page_is_quiet_and_fits(demo: tuple[Path, dict[str, Any]], visit: Visits) -> None:
+    check_page(visit(demo[0] / "study" / "report.html"))
 
 
 def test_a_demo_killed_while_it_wrote_goes_on_and_runs_nothing_again(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from report.browser import Watched, check_page, opened
+from report.browser import Visits, Watched, check_page
 from report.folders import EVIL
 from report.parsed import Parsed
 from stillroom.diagnose.diagnosis import Diagnosis
@@ -324,20 +324,20 @@ def test_damage_is_one_line_of_error(tmp_path: Path, damage: Callable[[Path], ob
 
 @pytest.mark.browser
 @pytest.mark.parametrize("name", ["usual", "evil"])
-def test_a_page_is_quiet_asks_for_nothing_and_fits(browser: Any, folders: dict[str, Path], name: str) -> None:
+def test_a_page_is_quiet_asks_for_nothing_and_fits(visit: Visits, folders: dict[str, Path], name: str) -> None:
     def see_all(watched: Watched) -> None:
         watched.unfold()
         watched.scroll_through()
 
-    check_page(browser, folders[name] / "diagnosis.html", see_all)
+    check_page(visit(folders[name] / "diagnosis.html"), see_all)
 
 
 @pytest.mark.browser
-def test_a_command_is_copied(browser: Any, folders: dict[str, Path]) -> None:
-    with opened(browser, folders["usual"] / "diagnosis.html") as watched:
-        button = watched.page.locator("[data-copy]").first
-        button.click()
-        watched.page.wait_for_function(
-            "() => ['Copied', 'Press Ctrl+C'].includes(document.querySelector('[data-copy]').textContent)"
-        )
-        watched.assert_quiet()
+def test_a_command_is_copied(visit: Visits, folders: dict[str, Path]) -> None:
+    watched = visit.on_desk(folders["usual"] / "diagnosis.html")
+    button = watched.page.locator("[data-copy]").first
+    button.click()
+    watched.page.wait_for_function(
+        "() => ['Copied', 'Press Ctrl+C'].includes(document.querySelector('[data-copy]').textContent)"
+    )
+    watched.assert_quiet()

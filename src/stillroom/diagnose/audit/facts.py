@@ -356,8 +356,10 @@ def flat(tensor: Tensor, class_dim: int) -> Tensor:
 _SOFTMAX = ("softmax", "log_softmax", "cross_entropy", "argmax", "max", "topk", "nll_loss", "logsumexp", "softmin")
 
 
-def answers(tape: Tape, raw: Raw, learners: int, teachers: int) -> tuple[Answers | None, Source | None, Source | None]:
-    """The logits of both in a loss, with the labels; and the sources that they came from."""
+def answers(
+    tape: Tape, raw: Raw, learners: int, teachers: int, as_function: bool = True
+) -> tuple[Answers | None, Source | None, Source | None]:
+    """The logits of both in a loss, with the labels, and the loss as a function of them; and their sources."""
     nodes = [tape.nodes[i] for i in raw.nodes if tape.nodes[i].call is None]
     softmaxed = 0
     for node in nodes:
@@ -395,7 +397,7 @@ def answers(tape: Tape, raw: Raw, learners: int, teachers: int) -> tuple[Answers
     labels, handed = label_tensor(tape, [node for node in nodes if node.sources & own], rows, classes)
     both = [student.tensor] + ([teacher.tensor] if teacher is not None else [])
     follow = both + ([handed] if handed is not None and handed.numel() == rows else [])
-    loss: RecordedLoss | None = replay(tape, raw.loss, follow) if teacher is not None else None
+    loss: RecordedLoss | None = replay(tape, raw.loss, follow) if teacher is not None and as_function else None
     common = _common_node(tape, nodes, student, teacher) if teacher is not None else None
     return (
         Answers(
@@ -408,7 +410,7 @@ def answers(tape: Tape, raw: Raw, learners: int, teachers: int) -> tuple[Answers
             place=str(common.place) if common is not None and common.place is not None else None,
             class_dim=dim,
             ignored=_ignored(labels, student.tensor.shape, dim),
-            teacher_terms=_comparing(tape, raw, both) if teacher is not None else [],
+            teacher_terms=_comparing(tape, raw, both) if teacher is not None and as_function else [],
         ),
         student,
         teacher,
@@ -503,13 +505,21 @@ def oddities(tape: Tape, raw: Raw, learners: int, teachers: int) -> list[Oddity]
             rows = _sample(given, 1)
             if _simplex(rows) and rows.shape[-1] > 2:
                 add("cross_entropy_of_probabilities", node, given)
+            if _takes_softened(tape, node, raw):
+                add("labels_softened", node, given)
         elif node.name == "nll_loss" and given.dim() >= 2:
             rows = _sample(given, 1)
             if _simplex(rows):
                 add("nll_of_probabilities", node, given)
             elif bool((rows > 0).any()) and bool((rows.logsumexp(-1).abs() > 1e-2).any()):
                 add("nll_of_logits", node, given)
+        elif node.name in _MIXES and _mixes_rows(node):
+            add(
+                "rows_mixed", node, next(each for each in node.inputs if tape.bits(each)[1] & learners or each is given)
+            )
         elif node.name == "kl_div":
+            if _after(tape, given, "log_softmax") and _after(tape, node.argument(1, "target"), "softmax"):
+                add("temperature_after_softmax", node, given)
             target = node.argument(1, "target")
             first, second = given.detach()[:64].float(), target.detach()[:64].float()
             if first.dim() and _simplex(first.reshape(-1, first.shape[-1])) and first.shape[-1] > 1:
@@ -522,6 +532,36 @@ def oddities(tape: Tape, raw: Raw, learners: int, teachers: int) -> list[Oddity]
             elif second.dim() and in_logs and _simplex(second.reshape(-1, second.shape[-1])):
                 add("kl_div_log_target_probabilities", node, target)
     return found
+
+
+_MIXES = frozenset(("mul", "__rmul__", "mse_loss", "l1_loss", "smooth_l1_loss"))
+
+
+def _mixes_rows(node: Node) -> bool:
+    """Whether [B] and [B, 1] meet in an operation that broadcasts them to [B, B]."""
+    given = [each for each in node.inputs if each.is_floating_point()]
+    if len(given) != 2 or {each.dim() for each in given} != {1, 2}:
+        return False
+    row, column = sorted(given, key=lambda each: each.dim())
+    return len(row) > 1 and column.shape == (len(row), 1)
+
+
+def _after(tape: Tape, tensor: Tensor, name: str) -> bool:
+    """Whether a tensor is what a softmax gave, divided by a number."""
+    number, index = _divided_by(tape, tensor), tape.origin(tensor)
+    if index is None or abs(number - 1) < 1e-6:
+        return False
+    before = tape.origin(tape.nodes[index].inputs[0])
+    return before is not None and tape.nodes[before].name == name
+
+
+def _takes_softened(tape: Tape, node: Node, raw: Raw) -> bool:
+    """Whether a labels' term takes logits that were divided for a softened term, which reads the same tensor."""
+    target, given = node.argument(1, "target"), node.inputs[0]
+    if _divided_by(tape, given) < 1.5 or not isinstance(target, Tensor) or target.is_floating_point():
+        return False
+    softened = (tape.nodes[i] for i in raw.nodes if tape.nodes[i].name == "log_softmax")
+    return any(each.inputs[0] is given for each in softened)
 
 
 def _one_hot(rows: Tensor) -> bool:

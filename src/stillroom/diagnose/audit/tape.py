@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import sysconfig
 import weakref
@@ -58,7 +59,7 @@ class CodeLine:
     line: int
 
     def __str__(self) -> str:
-        return f"{Path(self.file).name}:{self.line}"
+        return f"{os.path.basename(self.file)}:{self.line}"
 
 
 _is_user: dict[str, bool] = {}
@@ -663,6 +664,8 @@ _HOLE = torch.empty(0)
 
 def _without_tensors(value: Any) -> Any:
     """Arguments with a placeholder for each tensor, so that the tape's tensors are not kept."""
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, Tensor):
         return _HOLE
     if isinstance(value, tuple) and hasattr(value, "_fields"):

@@ -137,9 +137,11 @@ class LoopContext:
             own = backward.answers
             if own is None or own.labels is None or len(own.shape) != 2:
                 continue
-            # A teacher whose features alone are heard gives logits, too.
-            others = (c for c in step.calls if c.role == "teacher" and c.used and own.shape in c.outputs)
-            call = own.teacher_call if own.teacher is not None else next(others, None)
+            call = own.teacher_call
+            if not any(each.answers is not None and each.answers.teacher is not None for each in step.backwards):
+                # A teacher whose features alone are heard gives logits, too; of several calls, which is not known.
+                others = [c for c in step.calls if c.role == "teacher" and c.used and own.shape in c.outputs]
+                call = others[0] if len(others) == 1 and len(step.backwards) == 1 else None
             inputs = call.inputs if call is not None else None
             if inputs is not None and inputs.is_floating_point() and len(inputs) <= len(own.labels):
                 found.append((call, own))  # type: ignore[arg-type]

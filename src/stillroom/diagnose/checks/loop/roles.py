@@ -13,6 +13,7 @@ from stillroom.diagnose.checks.loss.context import meaning_of
 from stillroom.diagnose.checks.loss.words import textbook_kl
 from stillroom.schema.diagnosis import Remedy, Verdict
 
+FROZEN = Limits(0.02, 0.1, "Layers are frozen where they were trained before.")
 Calls = Sequence[tuple[Step, CallFacts]]
 OPTIMIZER_LINE = "optimizer = Optimizer(student.parameters(), lr=…)"
 FOREIGN = Limits(0.1, 0.5, "At a half of the squared norm, the student's clipped gradient is 30% smaller than meant.")
@@ -251,7 +252,25 @@ def teacher_gradient(context: LoopContext) -> CheckResult:
 )
 def parameters_left_out(context: LoopContext) -> CheckResult:
     sides = {(call.network, call.role) for step in context.steps for call in step.calls}
-    found = [each for step in context.steps for each in step.left_out if (each.network, "student") in sides]
+    found = [
+        each
+        for step in context.steps
+        for each in step.left_out
+        if (each.network, "student") in sides and not each.frozen
+    ]
+    frozen = [each for step in context.steps for each in step.left_out if each.frozen and each.fresh]
+    if not found and context.whole_script and len(frozen) > 0.5 * len(context.steps):
+        worst = max(frozen, key=lambda each: each.share)
+        if FROZEN.at_least(worst.share) != "ok":
+            return CheckResult(
+                FROZEN.at_least(worst.share),
+                f"{worst.share:.0%} of the parameters of {worst.network.label} ({', '.join(worst.names[:3])} …) "
+                "require no gradient, though the optimizer holds them, and were neither trained nor loaded: they stay "
+                "random.",
+                {"module": worst.network.label, "parameters": list(worst.names[:50]), "share": worst.share},
+                Remedy("Freeze the teacher's parameters, not the student's."),
+                location=worst.place,
+            )
     if not found:
         return CheckResult("ok", "Every parameter with a gradient is in an optimizer that steps.")
     seen = Counter(each.network for each in found)
@@ -277,6 +296,30 @@ def parameters_left_out(context: LoopContext) -> CheckResult:
     )
 
 
+def _overwritten_teacher(context: LoopContext) -> CheckResult | None:
+    """A teacher that is asked on the line of one that is heard, in every step, and not heard itself."""
+    lines = {call.place for _, call in context.calls("teacher")}
+    silent: Counter[Network] = Counter()
+    places: dict[Network, str | None] = {}
+    for step in context.steps:
+        used = {call.network for call in step.calls if call.used}
+        for network, call in {call.network: call for call in step.calls if not call.used and call.held == 0}.items():
+            if network not in used and call.place in lines and not call.grad and not step.escaped:
+                silent[network] += 1
+                places[network] = call.place
+    often = [network for network, count in silent.items() if count >= 0.9 * len(context.steps)]
+    if not often:
+        return None
+    return CheckResult(
+        "problem",
+        f"{len(often)} of the networks that are run at {places[often[0]]} reach no loss, in {len(context.steps)} "
+        "watched steps: what another gives takes the place of their answer.",
+        {"unheard": [each.label for each in often]},
+        Remedy("Average the teachers' answers.", code="teacher_logits = torch.stack([t(x) for t in teachers]).mean(0)"),
+        location=places[often[0]],
+    )
+
+
 @check(
     threshold="The teacher's answer reaches a loss that goes backward, with a weight that is not 0.",
     source="A key that is dropped on the way, a term that is not added, or the student's own logits in the teacher's "
@@ -290,6 +333,9 @@ def teacher_unused(context: LoopContext) -> CheckResult:
         raise Skip("No loss was seen.")
     heard = [step for step in steps if any(backward.reads_teacher for backward in step.backwards)]
     if heard:
+        overwritten = _overwritten_teacher(context)
+        if overwritten is not None:
+            return overwritten
         terms = [term for step in heard for backward in step.backwards for term in backward.terms if term.teacher]
         if terms and all(term.weight == 0 for term in terms):
             return CheckResult(
