@@ -9,6 +9,7 @@ import gc
 import json
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,11 @@ from hypothesis import HealthCheck, settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Threads that wait for each other sleep, here and in the processes that tests start: the cores are shared.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# What torch.compile keeps is by the code that it compiled and not by the processor that it compiled for.
+if "ATEN_CPU_CAPABILITY" in os.environ:
+    folder = Path(tempfile.gettempdir()) / f"torchinductor-{os.environ['ATEN_CPU_CAPABILITY']}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 # A busy machine makes no example wrong. In CI the examples are the same each time.
 settings.register_profile(

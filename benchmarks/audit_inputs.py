@@ -79,7 +79,7 @@ class Case:
         source: what it holds.
         found: whether the fault is to be found; False where no training is seen.
         arguments: what it is given.
-        files: other files beside it.
+        files: other files next to it.
         send: a signal that it gets once it has printed ``ready``.
         module: the name that it is started by, with ``-m``.
         launch: what stands between ``python`` and the script.
@@ -162,7 +162,7 @@ CASES: dict[str, Case] = {
     "reads __file__": Case(PLAIN + "print(os.path.isabs(__file__), os.path.basename(__file__), __name__, __spec__, __package__)\n"),
     "reads a relative path": Case(PLAIN + "print(open('data.txt').read())\n", files={"data.txt": "seven"}),
     "changes the folder": Case(HEAD + "os.chdir('/')\n" + NETS + LOOP + "print(os.getcwd())\n"),
-    "imports a file beside it": Case(
+    "imports a file next to it": Case(
         HEAD + "from losses_ import kd\n" + NETS + LOOP.replace("F.cross_entropy(student(x).softmax(1), target)", "kd(student(x), target)"),
         files={"losses_.py": "import torch.nn.functional as F\ndef kd(z, t):\n    return F.cross_entropy(z.softmax(1), t)  # the fault\n"},
     ),
@@ -350,7 +350,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("names", nargs="*", help="cases; all where none is named")
     parser.add_argument(
-        "--out", type=Path, help="the table; beside it a JSON line a case, so that a killed run goes on"
+        "--out", type=Path, help="the table; next to it a JSON line a case, so that a killed run goes on"
     )
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()

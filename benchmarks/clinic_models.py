@@ -61,7 +61,7 @@ class _Shifted(_Around):
     """The same weights, other code: what a cache cannot know."""
 
     def forward(self, x: Tensor) -> Tensor:
-        # The file beside the weights says whether the code has changed since.
+        # The file next to the weights says whether the code has changed since.
         return self.inner(x).roll(1, 1) if Path(self.mark).exists() else self.inner(x)
 
 

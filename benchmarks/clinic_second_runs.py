@@ -1,4 +1,4 @@
-"""Kinds by an author who has not seen the checks: runs and studies here, recipes in the two modules beside it."""
+"""Kinds by an author who has not seen the checks: runs and studies here, recipes in the two modules next to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the depth × fidelity map foretell accuracy? The map of students from labels beside what members brought.
+"""Does the depth × fidelity map foretell accuracy? The map of students from labels, and what members brought.
 
     stillroom compare recipes/studies/fidelity-worth.yaml --out studies/fidelity-worth --workers 1
     python benchmarks/fidelity_worth.py studies/fidelity-worth [--out docs/results/fidelity-worth.json]

@@ -1,6 +1,7 @@
 """False verdicts of ``explain`` on networks that do not differ, and its power on those that do, by simulation.
 
     python benchmarks/hypotheses.py --out hypotheses.jsonl  # the tables of docs/results/hypotheses.md; 40 minutes
+    python benchmarks/hypotheses.py --bounds                # hypothesis 3 alone, many draws; a minute
     python benchmarks/hypotheses.py --repeats 50             # too few to quote
 
 With ``--out`` a second call goes on where the first stopped.
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import stats
 
 from stillroom.explain.hypotheses import judge_hypotheses
 from stillroom.explain.metrics import ConceptStatistics
@@ -89,6 +91,39 @@ def rates(pairs: int, world: tuple[float, str], repeats: int, effect: float = 0.
     return {name: count / repeats for name, count in counts.items()}
 
 
+def bounded_rates(share: float, pairs: int, repeats: int, levels: tuple[float, ...], seed: int = 0) -> list[float]:
+    """The share of comparisons of hypothesis 3 with a verdict, where Student's part has each of these levels.
+
+    ρ as :func:`network` draws it, all comparisons at once; the part of images is 1.96 standard errors.
+
+    Args:
+        share: standard deviation between networks over that between images.
+    """
+    rng, wrong = np.random.default_rng([seed, pairs, int(10 * share)]), np.zeros(len(levels))
+    for _ in range(repeats // 1000):
+        latent = rng.normal(size=(1000, 1, 1, IMAGES)) + share * rng.normal(size=(1000, pairs, 2, 1))
+        kept = np.clip(0.5 + 0.15 * (latent + 0.7 * rng.normal(size=(1000, pairs, 2, IMAGES))), 0, 1)
+        apart = kept[:, :, 0] - kept[:, :, 1]
+        of_images = 1.96 * apart.mean(1).std(1) / IMAGES**0.5
+        of_seeds = apart.mean(2).std(1, ddof=1) / pairs**0.5
+        for place, level in enumerate(levels):
+            wide = np.hypot(of_images, stats.t.ppf((1 + level) / 2, pairs - 1) * of_seeds)
+            wrong[place] += float((np.abs(apart.mean((1, 2))) > wide).mean())
+    return [float(each) for each in wrong / (repeats // 1000)]
+
+
+def print_bounds(repeats: int = 40_000) -> None:
+    """The table of hypothesis 3: columns are pairs."""
+    shown = (2, *PAIRS)
+    print(f"| networks over images | level | {' | '.join(map(str, shown))} |\n|{'---|' * (len(shown) + 2)}")
+    for share in (1.0, 2.0, 3.0, 4.0, 6.0, 10.0):
+        found = np.array([bounded_rates(share, pairs, repeats, (0.95, 0.96)) for pairs in shown])
+        for place, level in enumerate((".95", ".96")):
+            print(
+                f"| {share:g} | {level} | {' | '.join(f'{100 * each:.2f}' for each in found[:, place])} |", flush=True
+            )
+
+
 COLUMNS = ("1", "2", "3", "n_fg", "n_bg", "ratio", "d_mean", "d_std", "rho")
 
 
@@ -97,7 +132,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--repeats", type=int, default=4000, help="comparisons a row; a quarter of it for power")
     parser.add_argument("--out", type=Path, help="a line of JSON for each row")
+    parser.add_argument("--bounds", action="store_true", help="hypothesis 3 where its measure is at its bounds")
     asked = parser.parse_args()
+    if asked.bounds:
+        print_bounds()
+        return
     lines = asked.out.read_text().splitlines() if asked.out is not None and asked.out.exists() else []
     done = {(one["row"], one["pairs"]): one["rates"] for one in map(json.loads, lines)}
     rows = [(name, world, 0.0, asked.repeats) for name, world in WORLDS.items()]

@@ -238,7 +238,7 @@ def report(names: Sequence[str], chosen: argparse.Namespace) -> str:
         f"`{shown_command(sys.argv[1:], 'losses.py')}`, on {platform.machine()}, "
         f"{os.cpu_count()} cores, {chosen.threads} thread(s), torch {torch.__version__}, float32.",
         "",
-        f"{TEACHER} → {STUDENT}, {CLASSES} classes, 3×32×32, batch {BATCH}; each loss with its default options beside "
+        f"{TEACHER} → {STUDENT}, {CLASSES} classes, 3×32×32, batch {BATCH}; each loss with its default options and "
         f"cross-entropy, the teacher's outputs at hand as from a cache. Cross-entropy alone takes {base:.1f} ms. "
         f"Times are processor time of this process. Median [quartiles] of {chosen.rounds} rounds of {chosen.steps} "
         "steps, all losses in turns; a ratio is taken within its round. Memory: what a step keeps for its backward "

@@ -676,7 +676,7 @@ WEIGHTS_CASES: list[WeightsCase] = [
     ),
     WeightsCase(
         "formats",
-        "pickle protocol 4, options, bytes and sets beside the weights",
+        "pickle protocol 4, options, bytes and sets next to the weights",
         saved(lambda s, o: {"args": argparse.Namespace(a={1, 2}, b=b"x"), "state_dict": s}, pickle_protocol=4),
     ),
     WeightsCase("formats", "no suffix", saved(lambda s, o: s, "checkpoint")),

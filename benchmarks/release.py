@@ -19,13 +19,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
 from stillroom.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("captum", "lightning", "onnx", "ray", "timm", "torchvision", "transformers")
+EXTRAS = ("captum", "heif", "lightning", "onnx", "ray", "text", "timm", "torchvision", "transformers")
 JOBS = ("base", *EXTRAS, "lowest", "lowest torch", "python 3.12", "python 3.13", "python 3.14")
 
 RECIPE = """
@@ -50,6 +51,8 @@ USES = {
     "timm": "stillroom taps timm:resnet10t",
     "torchvision": "stillroom taps torchvision:resnet18",
     "captum": "python -c 'import captum'",
+    "heif": "python -c 'import pillow_heif; pillow_heif.register_heif_opener()'",
+    "text": "python -c 'from stillroom.data import tokens; import tokenizers'",
     "lightning": "python -c 'from stillroom.integrations.lightning import LightningAudit; LightningAudit()'",
     "transformers": "python -c 'from stillroom.integrations.transformers import TrainerAudit; TrainerAudit()'",
     "ray": "stillroom compare study.yaml --engine ray --workers 1 --out study",
@@ -76,7 +79,8 @@ def run_job(job: str, wheel: Path, links: list[str]) -> dict[str, Any]:
             return resolve(job.removeprefix("python "), requirement, folder, links)
         environment = folder / "env"
         subprocess.run(["uv", "venv", "-q", str(environment)], check=True)
-        flags = ["--resolution", "lowest-direct"] if job.startswith("lowest") else []
+        # What the package requires is named here, too: "direct" is what stands on the command line.
+        flags = ["--resolution", "lowest-direct", *dependencies()] if job.startswith("lowest") else []
         if job not in ("base", "lowest torch"):
             # One torch for all the others: that of the constraints, of which there may be a small build for CPUs.
             flags += ["--override", str(write(folder / "torch.txt", f"{pinned_torch()}\n"))]
@@ -107,6 +111,12 @@ def run_job(job: str, wheel: Path, links: list[str]) -> dict[str, Any]:
             if answer.returncode:
                 return row | {"failed": f"{step}: {(answer.stderr or answer.stdout).strip()[-300:]}"}
         return row
+
+
+def dependencies() -> list[str]:
+    """What the package requires, with its ranges."""
+    required: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    return required
 
 
 def pinned_torch() -> str:
@@ -147,7 +157,7 @@ def versions(environment: Path) -> str:
             capture_output=True, text=True, check=True,
         ).stdout
     )  # fmt: skip
-    wanted = ("torch", "numpy", "pydantic", "typer", *EXTRAS)
+    wanted = ("torch", "numpy", "pydantic", "typer", "accelerate", "scipy", "pyarrow", "optuna", *EXTRAS)
     return ", ".join(f"{each['name']} {each['version']}" for each in listed if each["name"] in wanted)
 
 
@@ -166,10 +176,10 @@ def page(rows: list[dict[str, Any]], command: str) -> str:
         "",
         "The built wheel, installed with uv into a new virtual environment, without the checkout and without "
         "development tools. In each a model is trained, distilled, reported, diagnosed, and a loss checked, on the "
-        "embedded digits; then the extra is used once. *lowest*: the lower bound of every direct dependency but torch; "
-        "*lowest torch*: of torch, too. *base* takes the newest torch of the registry, which brings CUDA; all others "
-        "that of `constraints.txt`, for CPUs. Other versions of Python are resolved: wheels of the package, of its "
-        "dependencies and of every extra exist.",
+        "embedded digits; then the extra is used once. *lowest*: every dependency but torch at the oldest version of "
+        "its range that the registry has; *lowest torch*: torch, too. *base* and *lowest torch* take a torch of the "
+        "registry, which brings CUDA; all others that of `constraints.txt`, for CPUs. Other versions of Python are "
+        "resolved: wheels of the package, of its dependencies and of every extra exist.",
         "",
         "| job | result | install, s | size, MiB | versions |",
         "|---|---|---|---|---|",

@@ -12,7 +12,7 @@ from speed_job import Job, Pair
 
 PAIRS = {pair.name: pair for pair in (Pair("resnet32", "resnet8", 100), Pair("resnet56", "resnet8", 10))}
 
-# What reads features alone trains no classifier, so it stands beside the labels, as in a recipe.
+# What reads features alone trains no classifier, so it is added to the labels' loss, as in a recipe.
 LABELS = {"name": "cross_entropy", "weight": 0.1}
 DEEPER = "layer2"
 DRAWN = 4

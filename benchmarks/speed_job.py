@@ -73,7 +73,7 @@ class Job:
         threads: CPU threads.
         device: auto, cpu or cuda.
         folder: where its run may write.
-        worker: the program that does it, beside this one.
+        worker: the program that does it, next to this one.
     """
 
     worker: ClassVar[str] = "speed_worker.py"

@@ -247,7 +247,7 @@ def _totals(workload: Workload) -> str:
         built = (
             f"Building the cache, {workload.views} views of {workload.images:,} images, took {seconds:.1f} s "
             f"({1e6 * seconds / answers:,.0f} µs an answer, {answers / seconds:,.0f} answers/s) and "
-            f"{workload.build['bytes'] / 2**20:.1f} MiB on disk; measured once, with nothing beside it. "
+            f"{workload.build['bytes'] / 2**20:.1f} MiB on disk; measured once, with nothing else running. "
         )
     reported = (
         "What follows is arithmetic on the median rates, epochs × images / rate, with the build"

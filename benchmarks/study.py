@@ -1,10 +1,10 @@
-"""One study done in several ways, which must all give the same table; what it takes beside its runs alone.
+"""One study done in several ways, which must all give the same table; what it takes beyond its runs alone.
 
     python benchmarks/study.py recipes/studies/digits.yaml --out studies/bench --kills 3 --results docs/results/study.md
 
-Done by one worker, which takes the time of each run with nothing beside it; by two; killed at random instants, of the
-driver and of workers in turns, and begun again; and by a Ray cluster started with `ray start --head`. Each way has a
-cache of its own. The seed of the kills is printed.
+Done by one worker, which takes the time of each run with nothing else running; by two; killed at random instants, of
+the driver and of workers in turns, and begun again; and by a Ray cluster started with `ray start --head`. Each way has
+a cache of its own. The seed of the kills is printed.
 """
 
 from __future__ import annotations

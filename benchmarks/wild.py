@@ -8,7 +8,7 @@ script or a look-alike with any problem is a false alarm. With ``--identical`` e
 the audit, and the parameters and the random generator after every step of every optimizer are compared; with ``--stop``
 up to the step at which the audit has seen enough.
 
-With ``--out`` each script's row is kept beside it as it comes (``.jsonl``), and a killed run goes on.
+With ``--out`` each script's row is kept next to it as it comes (``.jsonl``), and a killed run goes on.
 """
 
 from __future__ import annotations

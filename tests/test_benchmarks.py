@@ -42,7 +42,7 @@ def race(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Any, Any, Any
 
 
 class Baton:
-    """Takes three steps, then ends; keeps what it is told."""
+    """Takes three steps, then ends; keeps the answers it is given."""
 
     passes = 1
     device = torch.device("cpu")
@@ -66,7 +66,7 @@ class Baton:
 
 def test_each_method_of_the_race_makes_its_steps(race: tuple[Any, Any, Any], tmp_path: Path) -> None:
     worker, jobs, job = race
-    steps, told = {}, {}
+    steps, answers = {}, {}
     left_out = {jobs.COMPILED}  # compiles for a minute
     for number, method in enumerate(["prepare", "build", *jobs.VARIANTS, *jobs.GPU_ONLY, *jobs.ABLATION]):
         baton = Baton(worker.Over)
@@ -75,9 +75,9 @@ def test_each_method_of_the_race_makes_its_steps(race: tuple[Any, Any, Any], tmp
                 worker.work(replace(job, do=method, folder=str(tmp_path / str(number))), baton)
         except worker.Over:
             pass
-        steps[method], told[method] = baton.steps, baton.answers
-    assert told["prepare"]["machine"]["torch"] == torch.__version__
-    assert told["build"]["images"] >= 64
-    assert told["build"]["bytes"] > 0
+        steps[method], answers[method] = baton.steps, baton.answers
+    assert answers["prepare"]["machine"]["torch"] == torch.__version__
+    assert answers["build"]["images"] >= 64
+    assert answers["build"]["bytes"] > 0
     idle = {"prepare", "build", *left_out} | (set() if torch.cuda.is_available() else {jobs.GRAPHED})
     assert {method: count for method, count in steps.items() if count != 3} == dict.fromkeys(idle, 0)

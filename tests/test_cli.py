@@ -374,7 +374,7 @@ def test_images_of_several_sizes_are_evaluated_at_the_size_that_is_given(
     assert run([*command, "--image-size", "8"]) == 0
     assert json.loads(capsys.readouterr().out)["count"] == 2
     assert run([*GOOD, "--data", "digits", "--image-size", "8"]) == 2
-    assert "--image-size: got 8; expected none: digits is no folder of image files" in capsys.readouterr().err
+    assert "--image-size: got 8; expected none: digits has images of one size" in capsys.readouterr().err
 
 
 def test_sources_that_are_not_installed_have_an_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from stillroom.cli import diagnose as commands
 from stillroom.cli import run
+from stillroom.cli.terminal import table
 from stillroom.diagnose.diagnosis import Diagnosis
 from stillroom.models.config import ModelConfig
 from stillroom.models.registry import build
@@ -157,15 +158,29 @@ def test_remedies_are_verified_on_request(
 def test_findings_fit_a_narrow_terminal_and_a_line_to_paste_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     code = "y = 4**2 * " + "x * " * 40 + "x"
     remedy = Remedy("Multiply by τ², and average over " + "all rows, " * 20, code=code)
-    found = [Finding("loss_scale", "problem", "Too weak: " * 30, remedy=remedy), Finding("longer_name", "ok", "Fine.")]
+    found = [Finding("loss_scale", "problem", "Too weak. " * 30, remedy=remedy), Finding("longer_name", "ok", "Fine.")]
     diagnosis = Diagnosis.of("train.py", found, kind="loop")
-    for width in (80, 140):
+    for width in (40, 80, 140):
         text = io.StringIO()
         monkeypatch.setattr(commands, "Console", partial(Console, file=text, force_terminal=True, width=width))
         commands.print_diagnosis(diagnosis, None, as_json=False)
         lines = re.sub(r"\x1b\[[0-9;]*m", "", text.getvalue()).splitlines()
         assert [line.strip() for line in lines if len(line) > width] == [code]
+        # A second line is indented below its finding, wherever the column of names ends.
+        assert lines[0].startswith("problem  loss_scale ")
+        assert len(lines[1]) - len(lines[1].lstrip()) == {40: 4, 80: 13, 140: 22}[width]
     text = io.StringIO()
     monkeypatch.setattr(commands, "Console", partial(Console, file=text))
     commands.print_diagnosis(diagnosis, None, as_json=False)
     assert len(text.getvalue().splitlines()) == 5  # piped: a finding a line
+
+
+def test_a_table_that_does_not_fit_is_written_row_by_row() -> None:
+    rows = [["all-remedies", "90.00", "+9.00 … +11.00"], ["unchanged", "80.00", ""]]
+    shown = table("remedies, trained", ["remedy", "mean", "95% interval"], rows)
+    for width in (24, 80):
+        text = io.StringIO()
+        Console(file=text, width=width).print(shown)
+        assert all(word in text.getvalue() for word in ("all-remedies", "+11.00", "unchanged")), "no word is cut"
+        assert ("│" in text.getvalue()) == (width == 80)
+        assert max(map(len, text.getvalue().splitlines())) <= width

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import stillroom.demo
-from report.browser import check_page
+from report.browser import Visits, check_page
 from stillroom.cli import run
 from stillroom.study.config import parse_study
 from stillroom.study.engine.in_process import InProcessEngine
@@ -64,6 +64,14 @@ def test_the_planted_fault_is_found_where_it_is_and_nothing_else(demo: tuple[Pat
     assert (folder / "audit" / "diagnosis.html").is_file()
 
 
+def test_the_readme_shows_what_an_audit_of_the_script_prints(demo: tuple[Path, dict[str, Any]]) -> None:
+    (problem,) = demo[1]["problems"]
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    block = readme.split("$ stillroom audit faulty_distillation.py\n")[1].split("```")[0]
+    shown = f"problem {problem['check']} {problem['location']}: {problem['summary']} → {problem['remedy']['words']}"
+    assert " ".join(block.split()) == shown
+
+
 def test_the_study_that_is_shipped_is_what_its_note_says() -> None:
     study = parse_study(SHIPPED)
     assert study.seeds == (0, 1, 2, 3, 4)
@@ -72,8 +80,8 @@ def test_the_study_that_is_shipped_is_what_its_note_says() -> None:
 
 
 @pytest.mark.browser
-def test_the_demos_page_is_quiet_and_fits(demo: tuple[Path, dict[str, Any]], browser: Any) -> None:
-    check_page(browser, demo[0] / "study" / "report.html")
+def test_the_demos_page_is_quiet_and_fits(demo: tuple[Path, dict[str, Any]], visit: Visits) -> None:
+    check_page(visit(demo[0] / "study" / "report.html"))
 
 
 def test_a_demo_killed_while_it_wrote_goes_on_and_runs_nothing_again(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,13 +82,43 @@ def texts() -> dict[Path, str]:
     return found
 
 
+def literals(parsed: Any) -> set[str]:
+    """Texts of which each match of a pattern has one; empty where that cannot be said. Found a hundred times faster."""
+    best: set[str] = set()
+    run = ""
+    for kind, given in [*parsed, (None, None)]:
+        if str(kind) == "LITERAL":
+            run += chr(given)
+            continue
+        found = [{run}] if run.split()[:1] not in ([], ["class"], ["def"], ["import"]) else []
+        run = ""
+        if str(kind) == "SUBPATTERN":
+            found.append(literals(given[-1]))
+        elif str(kind) == "BRANCH":
+            each = [literals(branch) for branch in given[1]]
+            found.append(set().union(*each) if all(each) else set())
+        for one in found:
+            if one and (not best or min(map(len, one)) > min(map(len, best))):
+                best = one
+    return best
+
+
+def test_a_match_has_one_of_the_literals() -> None:
+    parse = re._parser.parse  # type: ignore[attr-defined]
+    assert literals(parse(r"\bstranger(?:s?)\b")) == {"stranger"}
+    assert literals(parse(as_type("Shape", "Mark"))) == {"Shape", "Mark"}
+    assert literals(parse(r"[Tt]utor(?!ial)|\.go")) == {"utor", ".go"}
+    assert literals(parse(r"\w+|told")) == set()
+
+
 @pytest.mark.parametrize("name", RETIRED)
 def test_a_retired_name_is_gone(name: str) -> None:
     pattern = re.compile(RETIRED[name], re.MULTILINE)
+    needed = literals(re._parser.parse(RETIRED[name]))  # type: ignore[attr-defined]
     found = [
         f"{path}:{number}: {line.strip()[:160]}"
         for path, text in texts().items()
-        if pattern.search(text)
+        if (not needed or any(one in text for one in needed)) and pattern.search(text)
         for number, line in enumerate(text.splitlines(), 1)
         if pattern.search(line)
     ]

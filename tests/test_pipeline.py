@@ -67,7 +67,7 @@ def test_class_folders_alone_keep_a_part_of_each_class_for_the_test(
 ) -> None:
     photos = write_photos(tmp_path / "photos")
     found = distil(photos, tmp_path / "out")
-    assert "20% of the images of each class are kept" in capsys.readouterr().err
+    assert "20% of its images are kept" in capsys.readouterr().err
     assert (found["distilled"]["data"]["train"], found["distilled"]["data"]["test"]) == (24, 6)
 
 

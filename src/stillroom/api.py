@@ -24,7 +24,8 @@ from stillroom.diagnose.study import diagnose_study
 from stillroom.diagnose.verify import verify_remedies
 from stillroom.errors import BadInput, nearest
 from stillroom.explain.explanation import explain as explain_runs
-from stillroom.explain.runs import runs_in
+from stillroom.explain.runs import is_of_texts, runs_in
+from stillroom.explain.words import explain_words
 from stillroom.losses.base import Loss
 from stillroom.losses.from_python import as_losses
 from stillroom.losses.registry import default_losses, describe
@@ -36,6 +37,7 @@ from stillroom.models.weights import state_hash
 from stillroom.observer import Observer
 from stillroom.recipe import Recipe, load_recipe, parse_recipe
 from stillroom.report.explain.page import write_explanation
+from stillroom.report.explain.words import write_word_explanation
 from stillroom.report.run.page import write_report
 from stillroom.report.study.page import rewrite_run_page, write_run_pages, write_study_report
 from stillroom.run.components import RunComponents, RunObjects
@@ -46,7 +48,7 @@ from stillroom.run.records import load_run_recipe, output_folder
 from stillroom.run.run import execute
 from stillroom.schema.base import read_json
 from stillroom.schema.diagnosis import Kind, kind_of
-from stillroom.schema.explanation import Explanation
+from stillroom.schema.explanation import Explanation, WordExplanation
 from stillroom.schema.fidelity import Fidelity
 from stillroom.schema.run import SUMMARY, RunSummary
 from stillroom.study.compare import compare as run_study
@@ -129,7 +131,7 @@ class DistillResult:
         """Say what is wrong with the run, the teacher's input included; see :func:`diagnose`."""
         return diagnose(self, **options)
 
-    def explain(self, *baselines: DistillResult | Path | str, **options: Any) -> Explanation:
+    def explain(self, *baselines: DistillResult | Path | str, **options: Any) -> Explanation | WordExplanation:
         """Say what distilling changed inside the student, against the same student from labels; see :func:`explain`."""
         return explain(self, baselines, **options)
 
@@ -546,7 +548,7 @@ def explain(
     *,
     progress: bool = False,
     **options: Any,
-) -> Explanation:
+) -> Explanation | WordExplanation:
     """Say what distillation changed inside the student, as ``stillroom explain`` does; writes the page.
 
     Args:
@@ -554,24 +556,25 @@ def explain(
         baselines: the same student from labels, one for each of ``runs``.
         progress: show the progress on standard error.
         options: ``tap``, ``images``, ``grid``, ``weight``, ``mask``, ``passes``, ``seed``, ``attribute``; see
-            :func:`stillroom.explain.explanation.explain`.
+            :func:`stillroom.explain.explanation.explain`; of texts ``tap`` and ``texts``.
 
     Returns:
-        What ``explain.json`` in the first run's folder holds; ``explain.html`` is next to it.
+        What ``explain.json``, of texts ``explain-words.json``, in the first run's folder holds; ``explain.html`` is
+        next to it.
 
     Raises:
         BadInput: runs, images or options cannot be used.
     """
     given = [[_run(one) for one in _several(each)] for each in (runs, baselines)]
     paths, others = ([path for path, _ in each] for each in given)
-    found = explain_runs(
-        paths,
-        others,
-        observer=ProgressBar() if progress else Observer(),
-        objects={path: objects for each in given for path, objects in each},
-        **options,
-    )
-    write_explanation(runs_in(paths)[0])
+    observer, objects = ProgressBar() if progress else Observer(), {path: held for each in given for path, held in each}
+    first = runs_in(paths)[0]
+    if is_of_texts(first):
+        words = explain_words(paths, others, observer=observer, objects=objects, **options)
+        write_word_explanation(first)
+        return words
+    found = explain_runs(paths, others, observer=observer, objects=objects, **options)
+    write_explanation(first)
     return found
 
 

@@ -80,9 +80,13 @@ def shorten(value: object, limit: int = 120) -> str:
 
     >>> shorten("a" * 200, limit=10)
     "'aaaaaaaa…"
+    >>> print(shorten("C:\\\\runs"))  # a path of Windows can be pasted back
+    'C:\\runs'
     """
     try:
         text = repr(value)
+        if isinstance(value, str) and value.isprintable():
+            text = text.replace("\\\\", "\\")
     except ValueError:  # a whole number, alone or inside, of more digits than Python writes
         text = "a number of thousands of digits"
     return cut(text, limit)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 
-from stillroom.data.config import DataConfig
-from stillroom.data.image_folder import TEST_ALTERNATIVES, USUAL_SPLITS, image_splits
+from stillroom.data.config import IMAGE_FILES, SIZED, DataConfig
+from stillroom.data.hub import find_data
+from stillroom.data.image_folder import TEST_ALTERNATIVES, USUAL_SPLITS, class_folders, image_splits
+from stillroom.data.image_table import table_splits
 from stillroom.data.images import DataPair
+from stillroom.data.parquet import parquet_splits
 from stillroom.data.sources import detect_layout, load, parse_data_argument
 from stillroom.errors import BadInput
-from stillroom.files import CHECKSUMS, find_input, is_partial, write_bytes
+from stillroom.files import CHECKSUMS, is_partial, write_bytes
 from stillroom.losses.registry import default_losses
 from stillroom.models.config import ModelConfig
 from stillroom.models.external import default_image_size, is_external, pretrained_state
@@ -43,7 +46,7 @@ _TITLES = {
 class Request:
     """What was asked for on the command line."""
 
-    data: str  # a folder of images, or the name of built-in data
+    data: str  # a folder of images, a CSV file that lists them, hf:NAME, or the name of built-in data
     teacher: str  # a model's name, as ``timm:resnet50``
     student: str  # a model's name
     teacher_weights: str | None = None  # a file of weights; where its last layer is for other classes it is fine-tuned
@@ -98,21 +101,28 @@ def run_request(request: Request, out: Path, observer: Observer, say: Callable[[
 
 def _data(request: Request, say: Callable[[str], None]) -> DataConfig:
     """The data options: layout, splits, the side that image files are brought to."""
-    folder = find_input(request.data)
+    folder = find_data(request.data, "--data")
     splits = _splits(folder) if folder.is_dir() else None
     if splits is None:
         config = parse_data_argument(request.data)
+        there = table_splits(folder) if config.source == "csv" else parquet_splits(folder) if folder.is_dir() else {}
+        splits = _usual_splits(there)
     else:
+        config = DataConfig(source="folders", path=request.data)
+    if splits is not None:
         train, test = splits
-        config = DataConfig(source="folders", path=request.data, train_split=train, test_split=test or "test")
+        config = config.model_copy(update={"train_split": train, "test_split": test or "test"})
         if test is None:
             config = config.model_copy(update={"holdout": _HELD_OUT})
-            say(f"no test split in {request.data}: {_HELD_OUT:.0%} of the images of each class are kept for the test")
-    if config.source != "folders":
-        if request.image_size is not None:
-            raise BadInput("--image-size", request.image_size, f"none: {config.source} is no folder of image files")
+            say(f"no test split in {request.data}: {_HELD_OUT:.0%} of its images are kept for the test")
+    if config.source not in IMAGE_FILES and request.image_size is None:
         return config
+    if config.source not in SIZED:
+        raise BadInput("--image-size", request.image_size, f"none: {config.source} has images of one size")
     side = request.image_size or max(_image_size(name) for name in (request.teacher, request.student))
+    if _recipe(request, config, "", {"name": request.student}).data.task == "regression":
+        # A part of a picture, mirrored or in other colours, may have another number.
+        return config.model_copy(update={"image_size": side, "batch_size": 64})
     jitter = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2}
     augmentation = {"random_resized_crop": {}, "flip": True, "color_jitter": jitter, "views": 4}
     return DataConfig.model_validate(
@@ -127,8 +137,19 @@ def _splits(folder: Path) -> tuple[str, str | None] | None:
     """
     found = {name.lower(): name for name in image_splits(folder)}
     if "train" not in found or not set(found) <= set(USUAL_SPLITS):
-        return (".", None) if image_splits(folder, ["."]) and not image_splits(folder, USUAL_SPLITS) else None
+        # One folder of images next to a list of them is no class.
+        classes = class_folders(folder)
+        listed = len(classes) < 2 and table_splits(folder)
+        return (".", None) if classes and not listed and not image_splits(folder, USUAL_SPLITS) else None
     if detect_layout(folder, "--data", found.values()) != "folders":
+        return None
+    return _usual_splits(found.values())
+
+
+def _usual_splits(names: Iterable[str]) -> tuple[str, str | None] | None:
+    """Of splits, in whatever case, that to learn from and that to test on; None where none is called train."""
+    found = {name.lower(): name for name in names}
+    if "train" not in found:
         return None
     return found["train"], next((found[name] for name in ("test", *TEST_ALTERNATIVES) if name in found), None)
 
@@ -213,6 +234,9 @@ def _recipe(
         held_by = {"data": True, "training": True, "seed": True, "student": teacher is not None}
         if held_by.get(part, losses is not None):
             apply_override(content, override)
+    if content["data"].get("task") == "regression" and "optimizer" not in content["training"]:
+        # Squared errors have no bound: at the default rate of classes their first steps run away.
+        content["training"]["optimizer"] = {"lr": 0.02}
     return parse_recipe(content)
 
 

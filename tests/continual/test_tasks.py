@@ -76,11 +76,21 @@ def test_a_memory_below_one_image_a_class_is_refused() -> None:
         TaskData(data(), order, memory=4)
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_a_class_that_a_split_lacks_is_named(split: str) -> None:
+def without(split: str, *classes: int) -> DataPair:
     whole = data()
     images: ImageSet = getattr(whole, split)
-    keep = images.labels != 3
-    pair = replace(whole, **{split: replace(images, images=images.images[keep], labels=images.labels[keep])})
+    keep = ~torch.isin(images.labels, torch.tensor(classes))
+    return replace(whole, **{split: replace(images, images=images.images[keep], labels=images.labels[keep])})
+
+
+@pytest.mark.parametrize(("split", "classes"), [("train", (3,)), ("test", (3, 4))])
+def test_a_class_without_training_images_and_a_task_without_test_images_are_named(
+    split: str, classes: tuple[int, ...]
+) -> None:
     with pytest.raises(BadInput, match=rf"data.{split}_split: .* task 2 has none of its class 'd'"):
-        TaskData(pair, ClassOrder((0, 1, 2, 3, 4), (3, 2)))
+        TaskData(without(split, *classes), ClassOrder((0, 1, 2, 3, 4), (3, 2)))
+
+
+def test_a_class_without_a_test_image_leaves_its_task_to_the_others() -> None:
+    part = TaskData(without("test", 3), ClassOrder((0, 1, 2, 3, 4), (3, 2))).task_data(2, ExemplarMemory())
+    assert part.test.labels.tolist() == [0, 1, 2, 4] * 2

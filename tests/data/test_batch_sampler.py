@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stillroom.data.loader import BatchSampler, epoch_order
+from stillroom.data.loader import BatchSampler, balanced_order, epoch_order
 
 
 def test_an_order_holds_every_image_once() -> None:
@@ -70,3 +70,27 @@ def test_a_step_beyond_the_epoch_is_refused(step: int) -> None:
 def test_nothing_cannot_be_cut_into_batches(size: int, batch: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         BatchSampler(size, batch, seed=0)
+
+
+def test_a_balanced_order_shows_each_class_as_often_and_each_image_of_a_class_as_often() -> None:
+    labels = np.repeat([0, 2, 5], [70, 7, 24])  # class numbers may have gaps
+    for epoch in range(3):
+        order = balanced_order(labels, 3, epoch)
+        shown = np.bincount(order, minlength=len(labels))
+        of_class = [int(shown[labels == number].sum()) for number in (0, 2, 5)]
+        assert sum(of_class) == len(labels)
+        assert max(of_class) - min(of_class) <= 1
+        assert all(np.ptp(shown[labels == number]) <= 1 for number in (0, 2, 5))
+        assert np.array_equal(order, balanced_order(labels, 3, epoch))
+    # Every image of the large class is shown in some epoch.
+    seen = {int(row) for epoch in range(12) for row in balanced_order(labels, 3, epoch)}
+    assert seen == set(range(len(labels)))
+    assert not np.array_equal(balanced_order(labels, 3, 0), balanced_order(labels, 4, 0))
+
+
+def test_balanced_batches_cut_the_order_with_and_without_lengths() -> None:
+    labels, lengths = np.repeat([0, 1], [90, 10]), np.arange(100) % 17
+    plain = BatchSampler(100, 8, seed=1, balanced=labels)
+    assert np.array_equal(plain.indices(1, 2), balanced_order(labels, 1, 1)[16:24])
+    alike = BatchSampler(100, 8, seed=1, lengths=lengths, balanced=labels)
+    assert np.array_equal(np.sort(alike.order(1)[:96]), np.sort(plain.order(1)[:96]))

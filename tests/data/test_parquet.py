@@ -370,9 +370,9 @@ def test_a_limit_gives_the_subset_of_the_whole_without_decoding_the_rest(
     whole = read_parquet(tmp_path, "train").balanced_subset(limit)
     decoded = []
 
-    def counting(content: bytes) -> np.ndarray:
+    def counting(content: bytes, formats: tuple[str, ...]) -> np.ndarray:
         decoded.append(content)
-        return decode(content)
+        return decode(content, formats)
 
     monkeypatch.setattr("stillroom.data.parquet.decode", counting)
     some = read_parquet(tmp_path, "train", limit=limit)

@@ -165,8 +165,8 @@ def refused(path: Path, match: str) -> None:
 def test_a_folder_of_no_known_layout_says_what_was_looked_for(tmp_path: Path) -> None:
     refused(tmp_path, r"parquet files .* or idx files .*; it holds nothing")
     for number in range(7):
-        (tmp_path / f"{number}.png").touch()
-    refused(tmp_path, r"it holds 0.png, 1.png, 2.png, 3.png, 4.png, \.\.\.")
+        (tmp_path / f"{number}.bin").touch()
+    refused(tmp_path, r"it holds 0.bin, 1.bin, 2.bin, 3.bin, 4.bin, \.\.\.")
 
 
 def test_a_folder_of_two_layouts_is_not_guessed(pets: Path, greys: np.ndarray, write_idx: Callable[..., None]) -> None:
@@ -179,7 +179,7 @@ def test_a_folder_of_two_layouts_is_not_guessed(pets: Path, greys: np.ndarray, w
 def test_what_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused(tmp_path / "none", "a folder that exists")
     (tmp_path / "file").touch()
-    refused(tmp_path / "file", "a folder, not a file")
+    refused(tmp_path / "file", "a folder, or a CSV file")
 
     def denied(self: Path) -> None:
         raise PermissionError(13, "Permission denied", str(self))

@@ -308,6 +308,197 @@ def co_trained(loop: Loop) -> torch.optim.Optimizer:
     return torch.optim.SGD([*loop.student.parameters(), *loop.teacher.parameters()], lr=0.05)
 
 
+class Tapped(Student):
+    """Keeps its features, of a hook's making, and has a projector that the optimizer knows."""
+
+    def __init__(self, keep: Callable[[Tensor], Tensor] = lambda out: out) -> None:
+        super().__init__()
+        self.projector = nn.Linear(8, CLASSES)
+        self.kept: list[Tensor] = []
+        self.body[1].register_forward_hook(lambda module, given, out: self.kept.append(keep(out)))
+
+    def hint(self, t: Tensor, cut: bool = False) -> Tensor:
+        kept = self.kept.pop()
+        return F.mse_loss(self.projector(kept.detach() if cut else kept), t)
+
+
+class TwoOutputs(Student):
+    """Gives its features, without their gradient, beside the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.projector = nn.Linear(8, CLASSES)
+        self.last: Any = None
+
+    def forward(self, x: Tensor) -> Any:
+        features = self.body(x)
+        return self.fc(features), features.detach()
+
+
+def of_two(loop: Loop, z: Any, t: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(z[0], y) + F.mse_loss(loop.student.get_submodule("projector")(z[1]), t)
+
+
+def hinted(cut: bool) -> Callable[..., Tensor]:
+    return lambda loop, z, t, y: F.cross_entropy(z, y) + loop.student.hint(t, cut)
+
+
+def rebound(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    _, y = t.softmax(1).max(1)
+    return 0.5 * F.cross_entropy(z, y) + 0.5 * kd(z, t)
+
+
+def rebound_to_itself(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    y = z.argmax(1)
+    return F.cross_entropy(z, y) + kd(z, t)
+
+
+def rebound_in_a_batch(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    total = torch.zeros(())
+    for batch in ({"labels": y},):
+        batch["labels"] = t.argmax(-1)
+        total = total + nn.CrossEntropyLoss()(z, batch["labels"]) + kd(z, t)
+    return total
+
+
+def filled_up(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    """Some rows have no label: the teacher's choice takes its place."""
+    y = torch.where(torch.arange(len(y)) < 5, t.argmax(1), y)
+    return F.cross_entropy(z, y) + kd(z, t)
+
+
+def two_heads(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    labels, hard = y, t.argmax(1)
+    return F.cross_entropy(z, labels) + F.cross_entropy(z, hard) + kd(z, t)
+
+
+class Thresholds(nn.Module):
+    """Of the first four classes each fires above a threshold, else it names the fifth: right on normalised input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, CLASSES)
+        with torch.no_grad():
+            self.fc.weight.copy_(torch.eye(CLASSES, 8))
+            self.fc.weight[4] = 0
+            self.fc.bias.copy_(torch.tensor([0, 0, 0, 0, 1.5]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(x)
+        return out
+
+
+def dimmed(loop: Loop, x: Tensor, number: int) -> Tensor:
+    """The teacher's input as it is before it is normalised: it names some 85%."""
+    with torch.no_grad():
+        out: Tensor = loop.teacher(0.55 * x)
+    return out
+
+
+def features_alone(loop: Loop, x: Tensor, number: int) -> Tensor:
+    """The teacher's logits are asked for and not used."""
+    kept: list[Tensor] = []
+    handle = loop.teacher.register_forward_pre_hook(lambda module, given: kept.append(given[0].square()))
+    with torch.no_grad():
+        loop.teacher(0.55 * x)
+    handle.remove()
+    return kept[0]
+
+
+def four_of_five() -> nn.Module:
+    teacher = Teacher().eval()
+    with torch.no_grad():
+        teacher.fc.weight[1] = teacher.fc.weight[0]
+    return teacher
+
+
+def never_cleared(loop: Loop, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    loss.backward()
+    optimizer.step()
+
+
+def cleared_too_late(loop: Loop, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    loss.backward()
+    optimizer.zero_grad()
+    optimizer.step()
+
+
+def cleared_each_part(loop: Loop, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    (loss / 3).backward()
+    loop.extra = (loop.extra or 0) + 1
+    if loop.extra % 3 == 0:
+        optimizer.step()
+
+
+def clips_the_teacher(loop: Loop, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(loop.teacher.parameters(), 1.0)
+    optimizer.step()
+
+
+def scaled_and_stepped(loop: Loop, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    loop.extra = loop.extra or torch.amp.GradScaler("cpu", init_scale=64.0)  # type: ignore[attr-defined]
+    optimizer.zero_grad()
+    loop.extra.scale(loss).backward()
+    optimizer.step()
+
+
+def new_optimizer(loop: Loop, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer = torch.optim.SGD(loop.student.parameters(), lr=0.05)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def last_of_two(loop: Loop, x: Tensor, number: int) -> Tensor:
+    loop.extra = loop.extra or Teacher().eval()
+    with torch.no_grad():
+        for each in (loop.extra, loop.teacher):
+            out: Tensor = each(x)
+    return out
+
+
+def mean_of_two(loop: Loop, x: Tensor, number: int) -> Tensor:
+    loop.extra = loop.extra or Teacher().eval()
+    with torch.no_grad():
+        return torch.stack([each(x) for each in (loop.extra, loop.teacher)]).mean(0)
+
+
+def divided_afterwards(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    soft = F.kl_div(F.log_softmax(z, 1) / 4, F.softmax(t, 1) / 4, reduction="batchmean")
+    return F.cross_entropy(z, y) + 16 * soft
+
+
+def divided_before(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    z, t = z / 4, t / 4
+    return F.cross_entropy(z, y) + 16 * F.kl_div(F.log_softmax(z, 1), F.softmax(t, 1), reduction="batchmean")
+
+
+def broadcast(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    sure = t.softmax(1).max(1, keepdim=True).values
+    each = F.kl_div(F.log_softmax(z, 1), F.softmax(t, 1), reduction="none").sum(1)
+    return F.cross_entropy(z, y) + (sure * each).mean()
+
+
+def weighted(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    sure = t.softmax(1).max(1).values
+    each = F.kl_div(F.log_softmax(z, 1), F.softmax(t, 1), reduction="none").sum(1)
+    return F.cross_entropy(z, y) + (sure * each).mean()
+
+
+def two_backwards_in_parts(loop: Loop, optimizer: torch.optim.Optimizer, loss: Any) -> None:
+    """Four parts of a step, each term with a backward() of its own."""
+    hard, soft = loss
+    (hard / 4).backward(retain_graph=True)
+    (soft / 4).backward()
+    loop.extra = (loop.extra or 0) + 1
+    if loop.extra % 4 == 0:
+        optimizer.step()
+        optimizer.zero_grad()
+
+
 FAULTS: dict[str, tuple[str, Callable[[], Loop]]] = {
     "teacher in training mode": ("teacher_mode", lambda: Loop(teacher=Teacher(0.4).train())),
     "student left in evaluation mode": ("student_mode", lambda: Loop(before=to_eval)),
@@ -390,6 +581,47 @@ FAULTS: dict[str, tuple[str, Callable[[], Loop]]] = {
             loss=lambda loop, z, t, y: F.cross_entropy(z, y) + F.mse_loss(100 * z, 100 * t), step=clipped_step
         ),
     ),
+    "a hook detaches the student's features": (
+        "student_no_gradient",
+        lambda: Loop(student=Tapped(lambda out: out.detach()), loss=hinted(cut=False)),
+    ),
+    "a hook keeps pooled features without gradient": (
+        "student_no_gradient",
+        lambda: Loop(student=Tapped(lambda out: (2 * out).data.clone()), loss=hinted(cut=False)),
+    ),
+    "features detached before the projector": (
+        "student_no_gradient",
+        lambda: Loop(student=Tapped(), loss=hinted(cut=True)),
+    ),
+    "features that the student gives without gradient": (
+        "student_no_gradient",
+        lambda: Loop(student=TwoOutputs(), loss=of_two),
+    ),
+    "labels overwritten by the teacher's choice": ("labels_unused", lambda: Loop(loss=rebound)),
+    "labels overwritten by the student's own": ("labels_unused", lambda: Loop(loss=rebound_to_itself)),
+    "labels overwritten in the batch": ("labels_unused", lambda: Loop(loss=rebound_in_a_batch)),
+    "input that is not normalised for a teacher": (
+        "teacher_input",
+        lambda: Loop(teacher=Thresholds().eval(), ask=dimmed),
+    ),
+    "the same where its features alone are heard": (
+        "teacher_input",
+        lambda: Loop(
+            teacher=Thresholds().eval(),
+            ask=features_alone,
+            loss=lambda loop, z, t, y: F.cross_entropy(z, y) + F.mse_loss(z.mean(1), t.mean(1)),
+        ),
+    ),
+    "gradients that are never cleared": ("accumulation", lambda: Loop(step=never_cleared)),
+    "gradients cleared before the step": ("accumulation", lambda: Loop(step=cleared_too_late)),
+    "gradients cleared with each part": ("accumulation", lambda: Loop(step=cleared_each_part, steps=24)),
+    "another network is clipped": ("clipping", lambda: Loop(step=clips_the_teacher)),
+    "a step past the scaler": ("half_precision", lambda: Loop(step=scaled_and_stepped)),
+    "an optimizer for each step": ("learning_rate", lambda: Loop(step=new_optimizer)),
+    "the last of two teachers": ("teacher_unused", lambda: Loop(ask=last_of_two)),
+    "divided after the softmax": ("temperature_one_sided", lambda: Loop(loss=divided_afterwards)),
+    "labels of softened logits": ("temperature_one_sided", lambda: Loop(loss=divided_before)),
+    "weights of [B, 1]": ("batch_split", lambda: Loop(loss=broadcast)),
     "clipped too early": ("clipping", lambda: Loop(step=early_clip)),
     "log of zero": (
         "loss_finite",
@@ -500,6 +732,17 @@ HEALTHY: dict[str, Callable[[], Loop]] = {
     "frozen batch norm": lambda: Loop(before=frozen_norm),
     "stored answers": lambda: Loop(ask=lambda loop, x, number: stored(loop)[number]),
     "accumulated": lambda: Loop(step=accumulated),
+    "the mean of two teachers": lambda: Loop(ask=mean_of_two),
+    "weights of [B]": lambda: Loop(loss=weighted),
+    "each term's own backward, in parts": lambda: Loop(
+        loss=lambda loop, z, t, y: (F.cross_entropy(z, y), kd(z, t)),  # type: ignore[arg-type,return-value]
+        step=two_backwards_in_parts,
+        steps=40,
+    ),
+    "features of a hook": lambda: Loop(student=Tapped(), loss=hinted(cut=False)),
+    "a choice where a label is missing": lambda: Loop(loss=filled_up),
+    "labels beside the teacher's choice": lambda: Loop(loss=two_heads),
+    "a teacher that knows four classes of five": lambda: Loop(teacher=four_of_five()),
 }
 
 
@@ -535,6 +778,27 @@ def test_findings_name_the_line_of_the_loss() -> None:
     kl = next(term for term in terms if term["name"] == "kl")
     assert kl["factor"] == pytest.approx(1 / CLASSES, rel=1e-3)
     assert kl["temperature"] == pytest.approx(4, rel=1e-3)
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_layers_that_are_frozen_as_they_were_drawn_are_a_problem(loaded: bool) -> None:
+    loop = Loop(student=nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, CLASSES)))
+    watched = audit()
+    watched._watch.whole_script = True
+    watched._watch.start()
+    if loaded:
+        loop.student.load_state_dict(copy.deepcopy(loop.student.state_dict()))
+    loop.student.get_submodule("0").requires_grad_(False)
+    loop.run()
+    watched.close()
+    assert ("parameters_left_out" in problems(watched.diagnosis)) != loaded
+
+
+def test_a_divergence_of_a_large_weight_is_no_matter_of_balance() -> None:
+    diagnosis = Loop(loss=lambda loop, z, t, y: 0.05 * F.cross_entropy(z, y) + kd(z, t)).diagnosis()
+    (finding,) = [one for one in diagnosis.findings if one.check == "loss_balance"]
+    assert finding.verdict == "ok"
+    assert finding.evidence["ratio"] > 100
 
 
 @pytest.mark.parametrize("fault", ["averaged over classes", "temperature squared missing"])

@@ -11,7 +11,7 @@ from scipy import stats
 
 from benchmark_module import benchmark
 from stillroom.explain import learning_speed, stability
-from stillroom.explain.hypotheses import _student_half_width, judge_hypotheses
+from stillroom.explain.hypotheses import _LEVEL, judge_hypotheses
 from stillroom.explain.metrics import ConceptStatistics, concept_statistics, summarise
 
 IMAGES = 40
@@ -171,16 +171,12 @@ def test_networks_that_do_not_differ_get_few_verdicts(pairs: int) -> None:
     assert max(found[name] for name in ("1", "2", "3")) <= most
 
 
-def test_figures_at_their_bounds_get_few_verdicts() -> None:
-    """ρ is 0 or 1 in most networks: Student's interval of .95 would miss 0 in 5.4% of 40,000 such comparisons."""
-    draw, images, repeats = np.random.default_rng(2), 6, 4000
-    wrong = 0
-    for _ in range(repeats):
-        latent = draw.normal(size=images) + 3 * draw.normal(size=(12, 1)) + 0.7 * draw.normal(size=(12, images))
-        apart = np.clip(0.5 + 0.15 * latent, 0, 1).mean(1)
-        apart = apart[:6] - apart[6:]
-        wrong += abs(apart.mean()) > _student_half_width(apart)
-    assert wrong / repeats <= 0.05
+@pytest.mark.parametrize("pairs", [3, 8])
+def test_figures_at_their_bounds_get_few_verdicts(pairs: int) -> None:
+    """ρ is 0 or 1 in most networks; with Student's interval of .95 too many comparisons of 8 pairs get a verdict."""
+    old, new = benchmark("hypotheses").bounded_rates(6.0, pairs, 8000, (0.95, _LEVEL), seed=1)
+    assert new <= 0.05
+    assert old > 0.05 or pairs == 3
 
 
 def test_large_effects_are_found_with_enough_pairs() -> None:

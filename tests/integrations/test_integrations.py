@@ -14,12 +14,16 @@ import torch
 
 from stillroom.diagnose.audit.watch import current
 from stillroom.diagnose.diagnosis import Diagnosis
+from stillroom.diagnose.loss import check_loss
 from stillroom.errors import BadInput
 from stillroom.integrations.accelerate import AcceleratorAudit
 from stillroom.models.external import declare_missing_ops
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
-FRAMEWORKS = {"transformers_trainer": "transformers", "lightning_module": "lightning", "accelerate_loop": "accelerate"}
+FRAMEWORKS = {
+    **{"transformers_trainer": "transformers", "transformers_text": "transformers"},
+    **{"lightning_module": "lightning", "accelerate_loop": "accelerate"},
+}
 FAULTS = (('reduction="batchmean") * TAU**2', 'reduction="mean")'), ("teacher.eval()", "teacher.train()"))
 
 
@@ -112,3 +116,9 @@ def test_a_training_that_was_left_by_an_exception_does_not_hinder_the_next() -> 
 def test_wrong_arguments_are_named(given: Any, field: str) -> None:
     with pytest.raises(BadInput, match=field), AcceleratorAudit(given, steps=0):
         pass
+
+
+def test_the_loss_of_a_trainer_on_texts_is_checked_by_itself(load: Callable[..., ModuleType]) -> None:
+    right, wrong = (load("transformers_text", *faults).distillation_loss for faults in ((), FAULTS[:1]))
+    assert check_loss(right, num_classes=3).problems == ()
+    assert [one.check for one in check_loss(wrong, num_classes=3).problems] == ["loss_scale"]

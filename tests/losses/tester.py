@@ -18,6 +18,7 @@ from stillroom.losses.registry import build_loss, describe
 from stillroom.losses.setup_context import ModelInfo, SetupContext, TrainingSamples
 from stillroom.models.reader import FEATURES
 from stillroom.models.tail import tail_of
+from stillroom.models.text import TextEncoder
 from stillroom.recipe import parse_recipe
 from stillroom.teachers.fisher import FisherOf
 from stillroom.teachers.output import ModelOutput
@@ -117,6 +118,17 @@ def small_setup_context(width: int = 5, classes: int = 5) -> SetupContext:
 
     samples = TrainingSamples(40, torch.arange(40), torch.arange(40) % classes)
     return SetupContext(model_info("student"), model_info("teacher"), num_classes=classes, seed=0, samples=samples)
+
+
+@cache
+def text_setup_context() -> SetupContext:
+    """The like of two encoders of texts, of one block of width 4 with two heads."""
+
+    def model_info(field: Literal["teacher", "student"]) -> ModelInfo:
+        ids = torch.tensor([[2, 7, 3, -1], [2, 8, 9, 3]], dtype=torch.int32)
+        return ModelInfo(TextEncoder(10, 4, 5, dim=4, depth=1, heads=2, dropout=0.0), lambda: ids, field)
+
+    return SetupContext(model_info("student"), model_info("teacher"), num_classes=5, seed=0)
 
 
 @cache

@@ -10,12 +10,18 @@ import torch
 from torch import nn
 
 from stillroom.errors import BadInput
+from stillroom.losses.attention_maps import AttentionMaps
+from stillroom.losses.base import LossInputs
+from stillroom.losses.setup_context import ModelInfo, SetupContext
 from stillroom.models.config import ModelConfig
 from stillroom.models.export import export_program
 from stillroom.models.reader import TapReader
 from stillroom.models.registry import build
 from stillroom.models.tail import tail_of
+from stillroom.models.text import TextEncoder
 from stillroom.models.tracing import trace
+from stillroom.models.weights import load_weights, save_weights
+from stillroom.teachers.output import ModelOutput
 
 IDS = torch.tensor([[2, 7, 9, 3, -1, -1, -1, -1], [2, 8, 8, 8, 9, 9, 7, 3]], dtype=torch.int32)
 TINY = {
@@ -67,6 +73,13 @@ def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused() -> None:
         make("transformers:bert", vocab_size=50, max_position_embeddings=4, **TINY["bert"])
 
 
+def test_weights_of_another_tokenizer_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    save_weights(TextEncoder(40, 8, 4, dim=8, depth=1, heads=2), tmp_path / "other.safetensors")
+    model = TextEncoder(50, 8, 4, dim=8, depth=1, heads=2)
+    with pytest.raises(BadInput, match=r"has \[40, 8\], wants \[50, 8\] .*data.text.tokenizer"):
+        load_weights(model, tmp_path / "other.safetensors")
+
+
 @pytest.mark.parametrize("name", ["resnet8", "vit_mini", "timm:resnet18"])
 def test_models_of_images_are_refused_for_texts(name: str) -> None:
     with pytest.raises(BadInput, match="a model for texts"):
@@ -107,3 +120,24 @@ def test_tails_are_exact_with_masks(kind: str) -> None:
         if features.dim() == 3:  # what stands for padding counts nothing
             noise = features.masked_fill((other < 0)[..., None], 100.0)
             assert torch.allclose(tail(noise, other), wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [*TINY, "bert_mini"])
+def test_attention_is_found_in_each_kind_of_encoder(kind: str) -> None:
+    if kind in TINY:
+        pytest.importorskip("transformers")
+        model = make(f"transformers:{kind}", vocab_size=50, **TINY[kind])
+    else:
+        model = make(kind, dim=16, depth=2, heads=2)
+    context = SetupContext(
+        ModelInfo(model, lambda: IDS, "student"), ModelInfo(model, lambda: IDS, "teacher"), num_classes=4, seed=0
+    )
+    loss = AttentionMaps(taps="all")
+    loss.setup(context)
+    assert [(its.heads, its.width, own.heads) for its, own in loss.attentions] == [(2, 16, 2)] * 2
+    reader = TapReader(model, loss.requires.student_features)
+    with reader:
+        model(IDS)
+    output = ModelOutput(torch.zeros(2, 4), reader.take())
+    inputs = LossInputs(output, output, torch.tensor([0, 1]), torch.tensor([0, 1]), 0.0, mask=IDS >= 0)
+    assert loss(inputs).item() == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,32 @@ def launched() -> Iterator[Any]:
         browser.close()
 
 
+# In one call: between a hundred of them a busy machine waits longer than it draws.
+_DRAW = """async () => {
+    for (const plot of document.querySelectorAll("[data-plot]")) {
+        if (!plot.checkVisibility()) continue;
+        plot.scrollIntoView({block: "center"});
+        for (let waited = 0; !plot.classList.contains("js-plotly-plot"); waited++) {
+            if (waited > 10000) throw new Error(`${plot.id} is not drawn`);
+            await new Promise((done) => setTimeout(done, 20));
+        }
+    }
+}"""
+
+
 @dataclass
 class Watched:
-    """A page and what happened on it since it was opened."""
+    """A page and what happened on it since it was opened.
+
+    Attributes:
+        width: of its window, in CSS pixels.
+        dark: whether its reader prefers a dark theme.
+    """
 
     page: Any
     address: str
+    width: int
+    dark: bool
     console: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
@@ -59,19 +79,20 @@ class Watched:
         return [url for url in self.requests if url != self.address and not url.startswith(("data:", "blob:"))]
 
     def scroll_through(self) -> None:
-        """Bring every plot into view, one after the other, until each is drawn."""
-        for plot in self.page.query_selector_all("[data-plot]"):
-            plot.scroll_into_view_if_needed()
-            self.page.wait_for_function("box => box.classList.contains('js-plotly-plot')", arg=plot)
+        """Bring every plot that can be seen into view, one after the other, until each is drawn."""
+        self.page.evaluate(_DRAW)
         self.page.wait_for_timeout(100)
 
     def unfold(self) -> None:
         """Open what is folded."""
-        for summary in self.page.query_selector_all("details:not([open]) > summary"):
-            summary.click()
+        self.page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+        self.page.wait_for_timeout(100)
 
     def turn_to(self, *, width: int, dark: bool) -> None:
         """Another window and theme for the page as it is, with what is drawn on it."""
+        if (self.width, self.dark) == (width, dark):
+            return
+        self.width, self.dark = width, dark
         self.page.set_viewport_size({"width": width, "height": 900})
         self.page.emulate_media(color_scheme="dark" if dark else "light")
         self.page.wait_for_timeout(100)
@@ -114,7 +135,7 @@ def opened(browser: Any, path: Path, *, width: int = 1280, height: int = 900, da
     context.set_default_timeout(120_000)  # ms: a busy machine draws slowly
     try:
         page = context.new_page()
-        watched = Watched(page, path.resolve().as_uri())
+        watched = Watched(page, path.resolve().as_uri(), width, dark)
         # Everything the console says counts: warnings are how a browser tells of a policy that was broken.
         page.on("console", lambda message: watched.console.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: watched.errors.append(str(error)))
@@ -131,18 +152,43 @@ def opened(browser: Any, path: Path, *, width: int = 1280, height: int = 900, da
         context.close()
 
 
-def check_page(browser: Any, path: Path, draw: Callable[[Watched], object] = Watched.scroll_through) -> None:
-    """What every page must hold, on a phone in the dark and then on a desk: quiet, alone, and no wider than the window.
+class Visits:
+    """Pages that are opened once, on a phone in the dark, for several tests: each takes seconds to read and to draw.
 
     Args:
         browser: a browser of playwright.
-        path: the HTML file.
+        stack: closes them.
+    """
+
+    def __init__(self, browser: Any, stack: ExitStack) -> None:
+        self._browser, self._stack = browser, stack
+        self._open: dict[Path, Watched] = {}
+
+    def __call__(self, path: Path) -> Watched:
+        """The page of an HTML file as the last test left it."""
+        if path not in self._open:
+            self._open[path] = self._stack.enter_context(opened(self._browser, path, width=390, dark=True))
+        return self._open[path]
+
+    def on_desk(self, path: Path, *, dark: bool = False) -> Watched:
+        """The same in a wide window."""
+        watched = self(path)
+        watched.turn_to(width=1280, dark=dark)
+        return watched
+
+
+def check_page(watched: Watched, draw: Callable[[Watched], object] = Watched.scroll_through) -> None:
+    """What every page must hold, on a phone in the dark and then on a desk: quiet, alone, and no wider than the window.
+
+    Args:
+        watched: the page, as it was opened on a phone.
         draw: what a reader does to see all of it.
     """
-    with opened(browser, path, width=390, dark=True) as watched:
-        draw(watched)
-        watched.assert_fits()
-        watched.turn_to(width=1280, dark=False)
-        draw(watched)
-        watched.assert_fits()
-        watched.assert_quiet()
+    watched.turn_to(width=390, dark=True)
+    watched.unfold()
+    draw(watched)
+    watched.assert_fits()
+    watched.turn_to(width=1280, dark=False)
+    draw(watched)
+    watched.assert_fits()
+    watched.assert_quiet()

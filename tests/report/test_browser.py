@@ -8,36 +8,24 @@ from typing import Any
 
 import pytest
 
-from report.browser import Watched, check_page, opened
+from report.browser import Visits, Watched, check_page, opened
 from report.folders import EVIL
 
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture(scope="module")
-def shared(browser: Any, pages: dict[str, Path]) -> Iterator[Watched]:
-    """The usual page, opened once: it takes seconds to draw. Tests leave it as they found it."""
-    with opened(browser, pages["taught"]) as watched:
-        yield watched
+@pytest.fixture
+def taught(visit: Visits, pages: dict[str, Path]) -> Iterator[Watched]:
+    """The usual page; whatever a test does with it, the page stays quiet."""
+    watched = visit.on_desk(pages["taught"])
+    yield watched
+    watched.assert_quiet()
 
 
 @pytest.fixture
-def taught(shared: Watched) -> Iterator[Watched]:
-    """The usual page; whatever a test does with it, the page stays quiet."""
-    yield shared
-    shared.assert_quiet()
-
-
-@pytest.fixture(scope="module")
-def dark(browser: Any, pages: dict[str, Path]) -> Iterator[Watched]:
+def dark(visit: Visits, pages: dict[str, Path]) -> Watched:
     """A page for a reader who prefers a dark theme."""
-    with opened(browser, pages["labels"], dark=True) as watched:
-        yield watched
-
-
-@pytest.mark.parametrize("name", ["taught", "labels", "hundred", "evil"])
-def test_a_page_is_quiet_asks_for_nothing_and_fits_its_window(browser: Any, pages: dict[str, Path], name: str) -> None:
-    check_page(browser, pages[name])
+    return visit.on_desk(pages["labels"], dark=True)
 
 
 def test_it_opens_without_waiting_for_plotly(taught: Watched) -> None:
@@ -52,6 +40,11 @@ def test_plots_wait_until_they_come_into_view(taught: Watched) -> None:
     drawn = taught.page.locator(".js-plotly-plot").count()
     taught.scroll_through()
     assert drawn < taught.page.locator(".js-plotly-plot").count() == taught.page.locator("[data-plot]").count()
+
+
+@pytest.mark.parametrize("name", ["taught", "labels", "hundred", "evil"])
+def test_a_page_is_quiet_asks_for_nothing_and_fits_its_window(visit: Visits, pages: dict[str, Path], name: str) -> None:
+    check_page(visit(pages[name]))
 
 
 @pytest.mark.parametrize(("plot", "across", "said"), [("top1", 0.5, "epoch"), ("classes", 0.85, "test images")])
@@ -120,7 +113,7 @@ def test_a_curve_is_hidden_and_shown(taught: Watched) -> None:
 
 
 def test_the_table_of_classes_sorts(taught: Watched) -> None:
-    taught.page.locator("#classes summary").click()
+    taught.unfold()
     head = taught.page.locator(".sortable th", has_text="Class")
     first = taught.page.locator(".sortable tbody tr:first-child th")
     head.locator("button").click()
@@ -158,20 +151,19 @@ def test_printing_draws_every_plot_and_leaves_the_theme_as_it_was(browser: Any, 
         watched.assert_quiet()
 
 
-def test_what_others_wrote_runs_nowhere(browser: Any, pages: dict[str, Path]) -> None:
-    with opened(browser, pages["evil"]) as watched:
-        watched.scroll_through()
-        for summary in watched.page.locator("summary").all():
-            summary.click()
-        box = watched.page.locator("#plot-classes")
-        box.scroll_into_view_if_needed()
-        box.locator(".bars path").first.hover(force=True)  # plotly lays a sheet over them
-        box.locator(".hoverlayer text").first.wait_for(timeout=120_000)
-        assert "<img" in box.locator(".hoverlayer").text_content()
-        assert watched.page.locator("[onerror]").count() == 0
-        assert watched.page.locator("h1").text_content() == EVIL
-        watched.page.wait_for_timeout(200)
-        watched.assert_quiet()
+def test_what_others_wrote_runs_nowhere(visit: Visits, pages: dict[str, Path]) -> None:
+    watched = visit.on_desk(pages["evil"])
+    watched.scroll_through()
+    watched.unfold()
+    box = watched.page.locator("#plot-classes")
+    box.scroll_into_view_if_needed()
+    box.locator(".bars path").first.hover(force=True)  # plotly lays a sheet over them
+    box.locator(".hoverlayer text").first.wait_for(timeout=120_000)
+    assert "<img" in box.locator(".hoverlayer").text_content()
+    assert watched.page.locator("[onerror]").count() == 0
+    assert watched.page.locator("h1").text_content() == EVIL
+    watched.page.wait_for_timeout(200)
+    watched.assert_quiet()
 
 
 def test_keyboard_focus_is_seen(dark: Watched) -> None:
@@ -179,6 +171,35 @@ def test_keyboard_focus_is_seen(dark: Watched) -> None:
     assert dark.page.evaluate("document.activeElement.className") == "skip"
     dark.page.keyboard.press("Tab")
     assert dark.page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def test_every_control_is_reached_by_tab_in_the_order_of_the_page_and_works_by_enter(dark: Watched) -> None:
+    page = dark.page
+    page.goto(dark.address)
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")  # the link that skips the bar
+    assert page.evaluate("location.hash") == "#main"
+    reachable = "a[href], button:not([hidden]), summary, [tabindex='0']"
+    wanted = page.evaluate(
+        f"""() => [...document.querySelectorAll("main :is({reachable})")]
+            .filter((one) => one.checkVisibility()).map((one, place) => (one.dataset.place = place))"""
+    )
+    seen = []
+    while len(seen) < len(wanted):
+        page.keyboard.press("Tab")
+        place, outline, is_in_view = page.evaluate(
+            """() => { const one = document.activeElement, box = one.getBoundingClientRect();
+                const isInView = box.top < innerHeight && box.bottom > 0;
+                return [one.dataset.place, getComputedStyle(one).outlineStyle, isInView]; }"""
+        )
+        assert (outline, is_in_view) == ("solid", True)
+        if place is not None:  # plots that come into view bring buttons of their own
+            seen.append(int(place))
+    assert seen == wanted
+    summary = page.locator(".of-plot > summary").first
+    for is_open in (True, False):
+        summary.press("Enter")
+        assert page.evaluate("document.querySelector('.of-plot').open") is is_open
 
 
 def test_the_policy_refuses_what_a_script_would_fetch(dark: Watched) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from report.browser import check_page
+from report.browser import Visits, check_page
 from report.folders import EVIL, Fake, write_run
 from report.parsed import Parsed
 from report.studies import FakeStudy, write_study
@@ -264,6 +264,6 @@ def test_what_is_no_object_is_reported_in_one_line(run: Path, text: str) -> None
 
 
 @pytest.mark.browser
-def test_the_page_is_quiet_and_fits_a_desk_and_a_phone(browser: Any, run: Path) -> None:
+def test_the_page_is_quiet_and_fits_a_desk_and_a_phone(visit: Visits, run: Path) -> None:
     many = {f"blocks.{place}.with_a_long_name": (0.1, 0.5, 0.9) for place in range(12)} | {"logits": (0.9, 0.9, 0.9)}
-    check_page(browser, write_report([write_map(run, fidelity(many))]))
+    check_page(visit(write_report([write_map(run, fidelity(many))])))

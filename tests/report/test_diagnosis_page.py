@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from report.browser import Watched, check_page, opened
+from report.browser import Visits, Watched, check_page
 from report.folders import EVIL
 from report.parsed import Parsed
 from stillroom.diagnose.diagnosis import Diagnosis
@@ -24,16 +24,16 @@ LINE = Plot("line", "Training loss", (1.0, 2.0, 3.0), (2.0, 1.0, 0.5), "epoch", 
 BARS = Plot("bars", "Change by class", ("cat", "dog"), (-12.0, 3.0), "", "points", -5.0)
 COUNTS = Plot("histogram", "Confidence", (0.0, 0.5, 1.0), (3, 900), "confidence", "images", 0.4)
 FINDINGS = [
-    Finding("over_fitting", "ok", "Not overfitted.", {"ratio": 1.25}, "Sick: 4 times.", None, "A book."),
+    Finding("over_fitting", "ok", "Not overfitted.", {"ratio": 1.25}, "Problem: 4 times.", None, "A book."),
     Finding(
-        "miscalibrated", "warning", "Off: ECE 0.07.", {"ece": 0.07}, "Suspect: .05.", Remedy("Divide."), "", (COUNTS,)
+        "miscalibrated", "warning", "Off: ECE 0.07.", {"ece": 0.07}, "Warning: .05.", Remedy("Divide."), "", (COUNTS,)
     ),
     Finding(
         "diverged",
         "problem",
         "The loss blew up: 90 times.",
         {"rise": 90.0, "finite": False, "by_layer": {"conv1": 3}, "none": None},
-        "Sick: 3 times.",
+        "Problem: 3 times.",
         Remedy("Lower the rate.", {"training.optimizer.lr": 0.01}),
         "A reason.",
         (LINE, BARS),
@@ -324,20 +324,20 @@ def test_damage_is_one_line_of_error(tmp_path: Path, damage: Callable[[Path], ob
 
 @pytest.mark.browser
 @pytest.mark.parametrize("name", ["usual", "evil"])
-def test_a_page_is_quiet_asks_for_nothing_and_fits(browser: Any, folders: dict[str, Path], name: str) -> None:
+def test_a_page_is_quiet_asks_for_nothing_and_fits(visit: Visits, folders: dict[str, Path], name: str) -> None:
     def see_all(watched: Watched) -> None:
         watched.unfold()
         watched.scroll_through()
 
-    check_page(browser, folders[name] / "diagnosis.html", see_all)
+    check_page(visit(folders[name] / "diagnosis.html"), see_all)
 
 
 @pytest.mark.browser
-def test_a_command_is_copied(browser: Any, folders: dict[str, Path]) -> None:
-    with opened(browser, folders["usual"] / "diagnosis.html") as watched:
-        button = watched.page.locator("[data-copy]").first
-        button.click()
-        watched.page.wait_for_function(
-            "() => ['Copied', 'Press Ctrl+C'].includes(document.querySelector('[data-copy]').textContent)"
-        )
-        watched.assert_quiet()
+def test_a_command_is_copied(visit: Visits, folders: dict[str, Path]) -> None:
+    watched = visit.on_desk(folders["usual"] / "diagnosis.html")
+    button = watched.page.locator("[data-copy]").first
+    button.click()
+    watched.page.wait_for_function(
+        "() => ['Copied', 'Press Ctrl+C'].includes(document.querySelector('[data-copy]').textContent)"
+    )
+    watched.assert_quiet()

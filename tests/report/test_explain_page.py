@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from report.browser import check_page, opened
+from report.browser import Visits, check_page, opened
 from report.explanations import FakeExplanation, write_fake_explanation
 from report.folders import EVIL
 from report.parsed import Parsed
@@ -342,8 +342,8 @@ def test_damage_is_reported_in_one_line(tmp_path: Path, damage: Callable[[Path],
 
 
 @pytest.mark.browser
-def test_a_page_is_quiet_asks_for_nothing_and_fits(browser: Any, folders: dict[str, Path]) -> None:
-    check_page(browser, folders["evil"] / "explain.html")
+def test_a_page_is_quiet_asks_for_nothing_and_fits(browser: Any, visit: Visits, folders: dict[str, Path]) -> None:
+    check_page(visit(folders["evil"] / "explain.html"))
     with opened(browser, folders["alone"] / "explain.html", width=420) as watched:
         watched.page.wait_for_function("() => document.querySelector('[data-found=distilled]').title !== ''")
         watched.assert_fits()

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from report.folders import EVIL, Fake, Lazy, write_run
 from report.parsed import Parsed
 from stillroom.report.charts import DARK, LIGHT
-from stillroom.report.html import POLICY
+from stillroom.report.html import POLICY, plotly_text
 from stillroom.report.run.data import read_run
 from stillroom.report.run.page import run_page, write_report
 from stillroom.report.run.words import run_names
@@ -47,6 +47,17 @@ def test_what_is_not_plotly_is_small(pages: dict[str, Parsed]) -> None:
         rest = sum(len(script) for script in page.scripts) - max(len(script) for script in page.scripts)
         images = sum(len(attrs.get("src") or "") for tag, attrs in page.elements if tag == "img")
         assert rest + images + len(page.text) < 400_000
+
+
+def test_a_page_with_all_its_plots_is_below_3_megabytes(runs: dict[str, Path], tmp_path: Path) -> None:
+    page = write_report([runs["taught"], runs["labels"], runs["seed1"]], tmp_path / "page.html")
+    assert 1_500_000 < page.stat().st_size < 3_000_000
+
+
+def test_the_plotly_of_the_pages_is_the_one_that_checks_their_figures() -> None:
+    from plotly.offline import get_plotlyjs_version
+
+    assert f"plotly.js (cartesian - minified) v{get_plotlyjs_version()}" in plotly_text()[:100]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -197,7 +208,7 @@ def test_long_curves_are_thinned(tmp_path: Path) -> None:
 def test_reading_runs_needs_no_torch() -> None:
     import subprocess
 
-    code = "import sys, stillroom.report.run.page; sys.exit('torch' in sys.modules or 'plotly' in sys.modules)"
+    code = "import sys, stillroom.report.run.page; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from report.browser import check_page
+from report.browser import Visits, check_page
 from report.folders import CIFAR10, EVIL, Fake, write_run
 from report.parsed import Parsed
 from report.recorded import geometry, lines, rescaling, write_geometry
@@ -195,8 +195,8 @@ def test_a_study_of_relations_draws_them_over_the_epochs(tmp_path: Path) -> None
 
 
 @pytest.mark.browser
-def test_the_page_is_quiet_and_fits_a_desk_and_a_phone(browser: Any, run: Path) -> None:
+def test_the_page_is_quiet_and_fits_a_desk_and_a_phone(visit: Visits, run: Path) -> None:
     long = tuple(f"a superclass with a long name {kind}" for kind in KINDS)
     write_geometry(run, geometry(CIFAR10, long, truth=True))
     lines(run / "gradient_rescaling.jsonl", [rescaling(epoch, known=True) for epoch in (1.0, 2.0, 3.0)])
-    check_page(browser, write_report([run]))
+    check_page(visit(write_report([run])))

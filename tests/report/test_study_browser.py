@@ -9,35 +9,21 @@ from typing import Any
 
 import pytest
 
-from report.browser import Watched, check_page, opened
+from report.browser import Visits, Watched, check_page, opened
 
 pytestmark = pytest.mark.browser
 NAMES = ("usual", "four", "many", "alone", "unequal", "failed", "huge", "sweep", "evil")
 
 
-@pytest.fixture(scope="module")
-def shared(browser: Any, studies: dict[str, Path]) -> Iterator[Watched]:
-    """A page opened once: it takes seconds to draw. Tests leave it as they found it."""
-    with opened(browser, studies["four"] / "report.html") as watched:
-        yield watched
-
-
 @pytest.fixture
-def four(shared: Watched) -> Iterator[Watched]:
-    yield shared
-    shared.assert_quiet()
-
-
-def draw_seen(watched: Watched) -> None:
-    """Bring every plot that can be seen into view until it is drawn."""
-    for plot in watched.page.locator("[data-plot]").all():
-        if plot.is_visible():
-            plot.scroll_into_view_if_needed()
-            watched.page.wait_for_function("box => box.classList.contains('js-plotly-plot')", arg=plot.element_handle())
+def four(visit: Visits, studies: dict[str, Path]) -> Iterator[Watched]:
+    watched = visit.on_desk(studies["four"] / "report.html")
+    yield watched
+    watched.assert_quiet()
 
 
 def see_all(watched: Watched) -> None:
-    draw_seen(watched)
+    watched.scroll_through()
     watched.unfold()
     for row in watched.page.query_selector_all(".unfold[aria-expanded=false]")[:3]:
         if row.is_visible():
@@ -45,8 +31,8 @@ def see_all(watched: Watched) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_page_is_quiet_asks_for_nothing_and_fits(browser: Any, studies: dict[str, Path], name: str) -> None:
-    check_page(browser, studies[name] / "report.html", see_all)
+def test_a_page_is_quiet_asks_for_nothing_and_fits(visit: Visits, studies: dict[str, Path], name: str) -> None:
+    check_page(visit(studies[name] / "report.html"), see_all)
 
 
 def test_a_column_sorts_by_mouse_and_by_key(four: Watched) -> None:
@@ -73,7 +59,9 @@ def test_a_column_sorts_by_mouse_and_by_key(four: Watched) -> None:
 
 def test_rows_without_a_number_stay_last_and_details_follow_their_row(four: Watched) -> None:
     table = four.page.locator("#table [data-panel=pair]:visible table.contest")
-    table.locator(".unfold", has_text="mse").click()
+    unfold = table.locator(".unfold", has_text="mse")
+    if unfold.get_attribute("aria-expanded") == "false":
+        unfold.click()
     button = table.locator("th[aria-sort]", has_text="Difference").locator("button")
     for _ in range(2):
         button.click()
@@ -84,21 +72,23 @@ def test_rows_without_a_number_stay_last_and_details_follow_their_row(four: Watc
         assert texts[place + 1].startswith("detail")
 
 
-def test_a_row_unfolds_to_its_runs_and_leads_to_them(browser: Any, studies: dict[str, Path]) -> None:
-    with opened(browser, studies["usual"] / "report.html") as watched:
-        button = watched.page.locator(".unfold", has_text="kl")
-        row = watched.page.locator(f"#{button.get_attribute('aria-controls')}")
-        assert not row.is_visible()
-        button.focus()
-        watched.page.keyboard.press("Enter")
-        assert button.get_attribute("aria-expanded") == "true"
-        assert row.locator("tbody tr").count() == 3
-        row.locator("a").nth(1).click()
-        watched.page.wait_for_load_state("load")
-        assert watched.page.url.endswith("runs/cifar100/kl/seed-1/report.html")
-        watched.page.locator("nav .home").click()
-        watched.page.wait_for_load_state("load")
-        assert watched.page.url == watched.address
+def test_a_row_unfolds_to_its_runs_and_leads_to_them(visit: Visits, studies: dict[str, Path]) -> None:
+    watched = visit.on_desk(studies["usual"] / "report.html")
+    button = watched.page.locator(".unfold", has_text="kl")
+    row = watched.page.locator(f"#{button.get_attribute('aria-controls')}")
+    if button.get_attribute("aria-expanded") == "true":
+        button.click()
+    assert not row.is_visible()
+    button.focus()
+    watched.page.keyboard.press("Enter")
+    assert button.get_attribute("aria-expanded") == "true"
+    assert row.locator("tbody tr").count() == 3
+    row.locator("a").nth(1).click()
+    watched.page.wait_for_load_state("load")
+    assert watched.page.url.endswith("runs/cifar100/kl/seed-1/report.html")
+    watched.page.locator("nav .home").click()
+    watched.page.wait_for_load_state("load")
+    assert watched.page.url == watched.address
 
 
 def test_the_page_of_a_run_reads_plotly_from_the_study_alone(
@@ -120,12 +110,12 @@ def test_the_page_of_a_run_reads_plotly_from_the_study_alone(
 
 def test_the_pair_switch_turns_all_sections(four: Watched) -> None:
     page = four.page
-    draw_seen(four)
+    four.scroll_through()
     assert set(page.locator(".pair-name:visible").all_text_contents()) == {"digits"}
     page.locator("#table [data-switch=pair] button", has_text="cifar100").click()
     assert set(page.locator(".pair-name:visible").all_text_contents()) == {"cifar100"}
     assert page.locator("[data-switch=pair] button[aria-pressed=true]").all_text_contents() == ["cifar100"] * 3
-    draw_seen(four)
+    four.scroll_through()
     wide = page.locator("#cost [data-plot]:visible .main-svg").first.bounding_box()["width"]
     assert wide == page.locator("#cost [data-plot]:visible").bounding_box()["width"]
 
@@ -134,14 +124,14 @@ def test_the_cost_can_be_chosen(four: Watched) -> None:
     page = four.page
     for kind, title in (("Teacher passes", "teacher passes, images"), ("Parameters", "parameters, numbers")):
         page.locator("#cost [data-switch=cost] button", has_text=kind).click()
-        draw_seen(four)
+        four.scroll_through()
         assert page.locator("#cost [data-plot]:visible").count() == 1
         assert page.locator("#cost [data-plot]:visible .xtitle").text_content() == title
         assert page.locator("#cost [data-plot]:visible .trace").count() == 2
 
 
 def test_curves_and_bands_are_hidden_and_shown(four: Watched) -> None:
-    draw_seen(four)
+    four.scroll_through()
     plot = four.page.locator("#plot-curve-0")
     curves = plot.locator(".trace.scatter")
     assert curves.count() == 5 + 5 + 1
@@ -155,19 +145,19 @@ def test_curves_and_bands_are_hidden_and_shown(four: Watched) -> None:
     assert curves.count() == 5 + 1
 
 
-def test_many_bands_wait_to_be_asked_for(browser: Any, studies: dict[str, Path]) -> None:
-    with opened(browser, studies["many"] / "report.html") as watched:
-        button = watched.page.locator("[data-curve=bands]")
-        assert button.get_attribute("aria-pressed") == "false"
-        draw_seen(watched)
-        curves = watched.page.locator("#plot-curve-0 .trace.scatter")
-        before = curves.count()
-        button.click()
-        assert curves.count() == before + 30
+def test_many_bands_wait_to_be_asked_for(visit: Visits, studies: dict[str, Path]) -> None:
+    watched = visit.on_desk(studies["many"] / "report.html")
+    button = watched.page.locator("[data-curve=bands]")
+    assert button.get_attribute("aria-pressed") == "false"
+    watched.scroll_through()
+    curves = watched.page.locator("#plot-curve-0 .trace.scatter")
+    before = curves.count()
+    button.click()
+    assert curves.count() == before + 30
 
 
 def test_the_theme_turns_drawings_too(four: Watched) -> None:
-    draw_seen(four)
+    four.scroll_through()
     look = "getComputedStyle(document.querySelector('.contest tbody tr:last-of-type circle, .contest circle')).stroke"
     light = four.page.evaluate(look)
     four.page.locator("#theme").click()

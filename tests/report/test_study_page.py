@@ -14,7 +14,7 @@ from report.folders import EVIL, Lazy
 from report.parsed import Parsed
 from report.studies import CHECKED, FakeStudy, edit_results, write_study
 from stillroom.report.blocks import Values
-from stillroom.report.html import POLICY, POLICY_BESIDE
+from stillroom.report.html import POLICY, POLICY_IN_STUDY
 from stillroom.report.study.page import study_page, write_run_pages, write_study_report
 from stillroom.report.study.table import links
 from stillroom.schema.study import is_study, read_study
@@ -227,8 +227,8 @@ class TestPagesOfRuns:
         assert [attrs["src"] for tag, attrs in page.elements if tag == "script" and "src" in attrs] == [
             "../../../../plotly.js"
         ]
-        assert [attrs["content"] for _, attrs in page.elements if attrs.get("http-equiv")] == [POLICY_BESIDE]
-        assert "http" not in POLICY_BESIDE
+        assert [attrs["content"] for _, attrs in page.elements if attrs.get("http-equiv")] == [POLICY_IN_STUDY]
+        assert "http" not in POLICY_IN_STUDY
         home = next(attrs for _, attrs in page.elements if attrs.get("class") == "home")
         assert home["href"] == "../../../../report.html"
         assert sum(path.stat().st_size for path in study.rglob("report.html")) < 15 * 400_000

@@ -6,6 +6,7 @@ themselves are imported on the first call, so that :mod:`stillroom.api` can show
 
 from __future__ import annotations
 
+import functools
 import shlex
 import signal
 import sys
@@ -39,15 +40,14 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command line on these arguments and return the exit code."""
     import typer
 
-    from stillroom.cli.app import Interrupted, app
+    from stillroom.cli.app import Interrupted
 
-    add_commands()
     # The base of usage errors, of whichever click this typer brings.
     usage_error: type[Exception] = typer.BadParameter.__mro__[2]
     # Libraries warn about themselves; what a user must know is an error or a note of ours.
     warnings.simplefilter("ignore")
     try:
-        group: Any = typer.main.get_command(app)
+        group = _command()
         _check_option_values(group, arguments)
         code = group.main(args=list(arguments), prog_name="stillroom", standalone_mode=False)
         if code == INTERRUPTED:  # newer typers turn Ctrl-C into this code themselves
@@ -74,6 +74,17 @@ def add_commands() -> None:
     """Add the commands to the application, in the order in which --help lists them."""
     # isort: off
     from stillroom.cli import start, taps, runs, incremental, studies, diagnose, audit, report, explain, teachers  # noqa: F401
+
+
+@functools.cache
+def _command() -> Any:
+    """The application as a command of click's, with all subcommands, made once a process."""
+    import typer
+
+    from stillroom.cli.app import app
+
+    add_commands()
+    return typer.main.get_command(app)
 
 
 def _check_option_values(group: Any, arguments: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from stillroom.diagnose.diagnosis import Diagnosis
     from stillroom.recipe import Recipe
-    from stillroom.schema.diagnosis import Finding, RemedyComparison, Verification
+    from stillroom.schema.diagnosis import Finding, RemedyComparison, Verdict, Verification
 
 NO = 1
 _COLOURS = {"problem": "bold red", "warning": "yellow", "ok": "green", "skipped": "dim"}
@@ -195,10 +195,10 @@ def print_diagnosis(diagnosis: Diagnosis, page: Path | None, *, as_json: bool) -
     stdout = Console(highlight=False)
     width = max((len(finding.check) for finding in diagnosis.findings), default=0)
     for verdict, text in diagnosis.lines():
-        first = f"[{_COLOURS[verdict]}]{verdict:8}[/]" if verdict is not None else f"{'':8}"
-        for line in _fit(text, stdout, width, verdict is None):
-            stdout.print(f"{first} {escape(line)}", soft_wrap=True)
-            first = f"{'':8}"
+        first, *rest = _fit(verdict, text, stdout, width)
+        first = escape(first) if verdict is None else f"[{_COLOURS[verdict]}]{verdict:8}[/]{escape(first[8:])}"
+        for line in (first, *map(escape, rest)):
+            stdout.print(line, soft_wrap=True)
     if diagnosis.verification is not None:
         _print_verification(stdout, diagnosis.verification)
     stdout.print(escape(diagnosis.headline), soft_wrap=not stdout.is_terminal)
@@ -206,26 +206,35 @@ def print_diagnosis(diagnosis: Diagnosis, page: Path | None, *, as_json: bool) -
         stdout.print(f"report: {escape(str(page))}", soft_wrap=True)
 
 
-def _fit(text: str, stdout: Console, width: int, continues: bool) -> list[str]:
+def _fit(verdict: Verdict | None, text: str, stdout: Console, width: int) -> list[str]:
     """A line as a terminal shows it: broken between words and indented; whole where it is piped, or to be pasted.
 
     Args:
-        text: the line, of :meth:`Diagnosis.lines`.
+        verdict: what the line begins with; None: it belongs to the finding before it.
+        text: the rest, of :meth:`Diagnosis.lines`.
         stdout: where it goes.
         width: of the column of names that findings begin with.
-        continues: whether it belongs to the finding before it.
+
+    Returns:
+        Lines; the first has nine blanks where the verdict goes.
     """
     if not stdout.is_terminal:
-        return [text]
-    # A narrow terminal has no room for a column of names.
-    column = width + 2 if stdout.width >= 120 else 4
-    if continues:
-        text = " " * column + text[width + 2 :]
-        if "→" not in text[: column + 2]:
-            return [text]
+        return [f"{'':9}{text}"]
+    is_wide = stdout.width >= 120
+    # A narrow terminal has no room for a column of names, a very narrow one none for that of verdicts.
+    column = 9 + width + 2 if is_wide else 13 if stdout.width >= 60 else 4
+    begin = f"{'':9}"
+    if verdict is None:
+        text, begin = text[width + 2 :], f"{'':{column}}"
+        if not text.startswith("→"):
+            return [begin + text]
         column += 2
-    room = max(stdout.width - 9, 2 * column)
-    return textwrap.wrap(text, room, subsequent_indent=" " * column, break_long_words=False, break_on_hyphens=False)
+    elif verdict != "skipped" and not is_wide:
+        text = f"{text[:width].rstrip()}  {text[width + 2 :]}"
+    return textwrap.wrap(
+        text, stdout.width, initial_indent=begin, subsequent_indent=f"{'':{column}}",
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def _print_verification(stdout: Console, verification: Verification) -> None:

@@ -44,7 +44,7 @@ def explain(
     tap: Annotated[
         str | None, typer.Option("--tap", help="Where features are read (`stillroom taps`); default: the last stage.")
     ] = None,
-    images: Annotated[int, typer.Option("--images", help="Test images, evenly spread.")] = 50,
+    images: Annotated[int, typer.Option("--images", help="Test images, or texts, evenly spread.")] = 50,
     grid: Annotated[
         int | None,
         typer.Option("--grid", help="Cells along a side; default: 16, or one a pixel where images are smaller."),
@@ -76,6 +76,9 @@ def explain(
     counts on foreground and background, when most of them appear, and how many stay, test three hypotheses against the
     same student trained from labels: supported, refuted or undecided, with 95% intervals over images and seeds.
 
+    Of texts, what is kept of each word is shown and compared with the teacher (`explain-words.json`); `--grid`,
+    `--weight`, `--mask`, `--passes` and `--attributions` are for images.
+
     Writes `explain.html`, `explain.json` and `explain-maps.npz` into the first RUN. If it is stopped, the same command
     continues. It needs checkpoints and the weight distance of the probed layer, recorded while training: `stillroom
     distill … training.checkpoints=[0,1,2,5,10] training.record_weight_distance=[layer3.0.conv1]`.
@@ -85,11 +88,21 @@ def explain(
     """
     from stillroom.cli.terminal import ProgressBar
     from stillroom.explain.explanation import explain as find
-    from stillroom.explain.runs import runs_in
+    from stillroom.explain.runs import is_of_texts, runs_in
     from stillroom.report.explain.page import write_explanation
     from stillroom.schema.explanation import EXPLANATION
 
     runs = runs_in(runs)
+    if runs and is_of_texts(runs[0]):
+        of_images: dict[str, object] = {
+            "--grid": grid,
+            "--weight": weight,
+            "--passes": passes,
+            "--attributions": attribute or None,
+        }
+        of_images["--mask"] = None if mask == "auto" else mask
+        _explain_words(runs, baseline or [], tap, images, of_images, as_json)
+        return
     with resumable():
         explanation = find(
             runs,
@@ -119,6 +132,41 @@ def explain(
             stdout.print(f"{one.hypothesis}. {one.claim}: {verdict}", soft_wrap=True)
         if len(explanation.explained) == 1:
             stdout.print("One seed: these intervals are over images alone, not over seeds.")
+    stdout.print(f"written: {escape(str(page))}", soft_wrap=True)
+
+
+def _explain_words(
+    runs: list[Path], baselines: list[Path], tap: str | None, texts: int, of_images: dict[str, object], as_json: bool
+) -> None:
+    from stillroom.cli.terminal import ProgressBar, table
+    from stillroom.errors import BadInput
+    from stillroom.explain.words import explain_words
+    from stillroom.report.explain.words import headline, write_word_explanation
+    from stillroom.schema.explanation import EXPLANATION_WORDS, MeanOverTexts
+
+    for option, value in of_images.items():
+        if value is not None:
+            raise BadInput(option, value, "a run on images; texts are explained by their words")
+    with resumable():
+        found = explain_words(runs, baselines, tap=tap, texts=texts, observer=ProgressBar())
+    page = write_word_explanation(runs[0])
+    if as_json:
+        written = {"run": str(runs[0]), "explain": str(runs[0] / EXPLANATION_WORDS), "page": str(page)}
+        print_json({**written, **found.as_dict()})
+        return
+
+    def number(mean: MeanOverTexts | None) -> str:
+        return "–" if mean is None else f"{mean.mean:.2f} ({mean.low:.2f} … {mean.high:.2f})"
+
+    rows = []
+    for each in found.networks:
+        for place, one in enumerate(each.checkpoints):
+            name = f"{each.run}{'' if each.role == 'explained' else ', from labels'}, seed {each.seed}"
+            rows.append([name if place == 0 else "", f"{one.epoch:g}", number(one.with_teacher), number(one.with_end)])
+    stdout = Console(highlight=False)
+    title = f"rank correlation of what is kept of words, means of {len(found.texts)} texts"
+    stdout.print(table(title, ["", "epoch", "with the teacher", "with the end"], rows))
+    stdout.print(headline(found), soft_wrap=True)
     stdout.print(f"written: {escape(str(page))}", soft_wrap=True)
 
 

@@ -20,9 +20,16 @@ _DATA = (
         "what": "vectors with known class relations and known difficulty of each sample, generated from a seed",
     },
     {"name": "shapes", "what": "images of shapes with exact masks, on backgrounds that may reveal the class"},
-    {"name": "parquet", "what": "a folder in Hugging Face layout: train.parquet, test.parquet or shards of them"},
+    {
+        "name": "parquet",
+        "what": "train.parquet, test.parquet or shards; a folder of save_to_disk; or hf:NAME",
+    },
     {"name": "idx", "what": "a folder of idx files, gzipped or not: train-images-idx3-ubyte.gz and its like"},
     {"name": "folders", "what": "a folder of image files, one folder for each class: train/cat/1.png, test/cat/2.png"},
+    {
+        "name": "csv",
+        "what": "a CSV file of image paths and labels, or a folder with train.csv and test.csv",
+    },
 )
 
 

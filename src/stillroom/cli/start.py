@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
 
 from stillroom.cli.app import START, AsJson, app, print_json, resumable
 from stillroom.errors import BadInput
@@ -35,7 +34,9 @@ def demo(
     from stillroom.run.records import output_folder
 
     with output_folder(out, "demo") as folder, resumable(out, folder):
-        results = run_demo(folder, LiveStudy(stderr), lambda text: stderr.print(f"[bold]{escape(text)}[/bold]"))
+        results = run_demo(
+            folder, LiveStudy(stderr), lambda text: stderr.print(f"[bold]{escape(text)}[/bold]", soft_wrap=True)
+        )
     if as_json:
         print_json(results)
         return
@@ -120,10 +121,6 @@ def list_(
         _print_lists(lists, as_json)
 
 
-# Columns of a terminal below which a list is printed one entry below the other.
-_NARROW = 70
-
-
 def _print_lists(lists: dict[str, list[dict[str, str]]], as_json: bool) -> None:
     """A table each, or one JSON object."""
     from stillroom.cli.terminal import table
@@ -134,13 +131,6 @@ def _print_lists(lists: dict[str, list[dict[str, str]]], as_json: bool) -> None:
     stdout = Console(highlight=False)
     for kind, entries in lists.items():
         columns = list(entries[0])
-        if stdout.width < _NARROW:  # columns would be cut within words
-            stdout.print(kind, style="bold")
-            for entry in entries:
-                name, *rest = (escape(str(entry[column])) for column in columns)
-                stdout.print(name)
-                stdout.print(Padding("\n".join(rest), (0, 0, 0, 2)))
-            continue
         shown = table(kind, columns, [[str(entry[c]) for c in columns] for entry in entries], right_from=9)
         shown.columns[0].no_wrap = True  # a name is copied into a recipe
         stdout.print(shown)

@@ -76,11 +76,12 @@ def _sizes(data: str | None, size: int | None, classes: int | None, channels: in
     if data is None:
         return {"size": size or 32, "classes": classes or 10, "channels": channels or 3}
     from stillroom.cli.terminal import ProgressBar
+    from stillroom.data.config import IMAGE_FILES
     from stillroom.data.quality import describe_data
     from stillroom.data.sources import load_split, parse_data_argument
 
     config = parse_data_argument(data)
-    if config.source == "folders":
+    if config.source in IMAGE_FILES:
         config = config.model_copy(update={"image_size": size})
     images = load_split(config, "test")
     describe_data(images, ProgressBar().note, "test")

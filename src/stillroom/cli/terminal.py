@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
+from rich.measure import Measurement
+from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from stillroom.observer import Observer
 from stillroom.schema.run import TIMING, read_timing
@@ -82,13 +85,14 @@ class ProgressBar(Observer):
 
     def _live(self) -> Progress:
         if self._bar is None:
+            clocks = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+            # In a narrow terminal all columns would be cut.
+            is_narrow = self._console.width < 80
             self._bar = Progress(
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=28),
+                *(() if is_narrow else (BarColumn(bar_width=28),)),
                 MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
+                *(() if is_narrow else clocks),
                 TextColumn("{task.fields[glance]}"),
                 console=self._console,
                 disable=not self._console.is_terminal,
@@ -107,9 +111,25 @@ def describe_phases(run: Path) -> str:
     return f"time: {total:.1f} s ({', '.join(shares)})"
 
 
+class FittingTable(Table):
+    """A table that, where its columns would be cut within words, is written a row below the other."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if Measurement.get(console, options.update(width=10_000), self).minimum <= options.max_width:
+            yield from super().__rich_console__(console, options)
+            return
+        yield Text.from_markup(f"[bold]{self.title}[/]")
+        for number in range(self.row_count):
+            for place, column in enumerate(self.columns):
+                head, cell = str(column.header), str(list(column.cells)[number])
+                name = f"{head}: " if head and place else ""
+                if cell.strip():
+                    yield Padding(Text.from_markup(f"{name}{cell}"), (0, 0, 0, 2 if place else 0))
+
+
 def table(title: str, columns: list[str], rows: list[list[str]], right_from: int = 1) -> Table:
     """A table of plain text; columns from ``right_from`` on are aligned to the right."""
-    shown = Table(title=escape(title), title_justify="left", title_style="bold")
+    shown = FittingTable(title=escape(title), title_justify="left", title_style="bold")
     for position, column in enumerate(columns):
         shown.add_column(escape(column), justify="right" if position >= right_from else "left", overflow="fold")
     for row in rows:

@@ -10,7 +10,11 @@ from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, mode
 from stillroom.config import Config, bad_input
 from stillroom.tasks import TASK_INFO, Task
 
-SourceName = Literal["auto", "digits", "synthetic", "shapes", "parquet", "idx", "folders", "text", "python"]
+SourceName = Literal["auto", "digits", "synthetic", "shapes", "parquet", "idx", "folders", "csv", "text", "python"]
+# Sources whose images are files, those whose images are brought to one size, and what errors say of both.
+IMAGE_FILES = ("folders", "csv")
+SIZED = (*IMAGE_FILES, "parquet")
+ONLY_IMAGE_FILES = "only `folders` and `csv` have it, `parquet` image_size alone"
 
 
 # Sources that are made by options of their own name.
@@ -303,14 +307,14 @@ class DataConfig(Config):
     source: SourceName = Field(
         "auto",
         description="Layout of the data: digits (embedded), synthetic and shapes (made, as those options say), "
-        "parquet (Hugging Face layout), idx (.gz), folders (SPLIT/CLASS/image files), text (parquet or CSV files with "
-        "a column of text); auto recognises a folder, "
-        "and is digits where no path is given.",
+        "parquet (Hugging Face layout, or a folder of save_to_disk), idx (.gz), folders (SPLIT/CLASS/image files), csv "
+        "(a CSV file of image paths and labels, or a folder with one for each split), text (parquet or CSV files with "
+        "a column of text); auto recognises a path, and is digits where none is given.",
     )
     path: str | None = Field(
         None,
-        description="Folder of the data; a relative one is looked for in the working folder, "
-        "then under $STILLROOM_DATA.",
+        description="Folder or CSV file of the data; a relative one is looked for in the working folder, then under "
+        "$STILLROOM_DATA. hf:NAME is a data set of the Hugging Face hub, fetched once (extra hf).",
     )
     synthetic: SyntheticConfig | None = Field(
         None, description="The task of `source: synthetic`, which alone has it; left out, it is the default one."
@@ -331,12 +335,12 @@ class DataConfig(Config):
         "test",
         description="Name of the split to evaluate on; `folders` without `test` take their `val` or `validation`.",
     )
-    image_column: str | None = Field(None, description="Parquet column of the images; found by itself where left out.")
-    label_column: str | None = Field(None, description="Parquet column of the labels; found by itself where left out.")
+    image_column: str | None = Field(None, description="Column of the images; found by itself where left out.")
+    label_column: str | None = Field(None, description="Column of the labels; found by itself where left out.")
     label_columns: tuple[str, ...] | None = Field(
         None,
         min_length=1,
-        description="Parquet columns of 0 and 1 (multi_label) or of numbers (regression), an output of the model each.",
+        description="Columns of 0 and 1 (multi_label) or of numbers (regression), an output of the model each.",
     )
     train_limit: int | None = Field(
         None,
@@ -366,8 +370,8 @@ class DataConfig(Config):
     image_size: int | None = Field(
         None,
         ge=1,
-        description="Side in pixels that image files of `folders` are brought to, by resizing the shorter side and "
-        "cutting out the middle; needed where they differ in size.",
+        description="Side in pixels that images of `folders`, `csv` and `parquet` are brought to, by resizing the "
+        "shorter side and cutting out the middle; needed where they differ in size.",
     )
     in_memory: Literal["auto", True, False] = Field(
         "auto",
@@ -382,10 +386,15 @@ class DataConfig(Config):
     )
     bad_files: Literal["error", "skip"] = Field(
         "error",
-        description="What becomes of image files of `folders` that cannot be decoded: error names the first; skip "
-        "leaves them out, names them at the start and in the summary, and has their names in the data's fingerprint.",
+        description="What becomes of image files of `folders` and `csv` that cannot be decoded: error names the first; "
+        "skip leaves them out, names them at the start and in the summary; their names are part of the fingerprint.",
     )
     batch_size: int = Field(128, ge=1, description="Training images a step.")
+    sampling: Literal["shuffled", "balanced"] = Field(
+        "shuffled",
+        description="Which images an epoch shows: shuffled, each once; balanced, as many, but each class as often as "
+        "any other: images of small classes several times. The views, and so the teacher's cache, are the same.",
+    )
     augmentation: AugmentationConfig = Field(
         default_factory=AugmentationConfig, description="What is done to training images."
     )
@@ -406,8 +415,9 @@ class DataConfig(Config):
         for made in _OF_SOURCE:
             if getattr(self, made) is None:
                 written.pop(made, None)
-        if self.bad_files == "error":
-            written.pop("bad_files", None)
+        for name, default in (("bad_files", "error"), ("sampling", "shuffled")):
+            if getattr(self, name) == default:
+                written.pop(name, None)
         for name in ("labelled", "unlabelled", "task", "label_columns"):
             if getattr(self, name) is None:
                 written.pop(name, None)
@@ -444,7 +454,7 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def _path_fits_source(self) -> DataConfig:
-        if self.source in ("parquet", "idx", "folders", "text") and self.path is None:
+        if self.source in ("parquet", "idx", *IMAGE_FILES, "text") and self.path is None:
             raise ValueError(f"a path with source: {self.source}")
         if self.source == "digits" and self.path is not None:
             raise ValueError("no path with source: digits, which is embedded")
@@ -462,19 +472,20 @@ class DataConfig(Config):
             raise ValueError(
                 "neither labelled nor unlabelled with source: python; None is the label of an image without"
             )
-        if self.source not in ("auto", "folders") and self.of_image_files:
-            raise ValueError(f"no {self.of_image_files[0]} with source: {self.source}; only `folders` has it")
+        if self.source != "auto" and (unfit := self.unfit_for(self.source)):
+            raise ValueError(f"no {unfit[0]} with source: {self.source}; {ONLY_IMAGE_FILES}")
         return self
 
-    @property
-    def of_image_files(self) -> list[str]:
-        """The options set that only image files can follow; ``workers`` and holding in memory change no pixel.
+    def unfit_for(self, source: SourceName) -> list[str]:
+        """The options set that images of a source cannot follow; ``workers`` and holding in memory change no pixel.
 
-        >>> DataConfig(image_size=64, in_memory=True).of_image_files
+        >>> DataConfig(image_size=64, in_memory=True).unfit_for("idx")
         ['image_size']
         """
+        if source in IMAGE_FILES:
+            return []
         given = {
-            "image_size": self.image_size is not None,
+            "image_size": self.image_size is not None and source not in SIZED,
             "in_memory": self.in_memory is False,
             "bad_files": self.bad_files == "skip",
         }

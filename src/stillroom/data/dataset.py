@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 from stillroom.data.decoding import pixels
 from stillroom.data.images import MAX_CLASSES, UNLABELLED, Images, ImageSet, LazyImages, Rows, has_label, number_classes
 from stillroom.data.reading import ArrayStack
+from stillroom.data.tokens import BUCKET, NO_TOKEN, Tokenization
 from stillroom.errors import BadInput
 from stillroom.randomness import derive_seed, generator, seed_every_rng
 from stillroom.tasks import TASK_INFO, Task
@@ -141,8 +142,9 @@ def from_dataset(
             without one. A label may also be a vector of 0 and 1 (multi_label), or a number or a vector of floats
             (regression). Its ``classes`` name the classes or the targets where there
             are enough of them; else they are numbered. Items may be dicts, with ``image``, ``img`` or ``pixel_values``
-            and ``label`` or ``labels``; of a ``DataLoader`` its dataset is taken. Random changes are looked for: 256
-            items at random places (of an iterable, the first 1,024) are read again. A change
+            and ``label`` or ``labels``; texts are dicts with ``input_ids``, ``attention_mask`` where there is padding,
+            and a label, as transformers has them. Of a ``DataLoader`` its dataset is taken. Random changes are looked
+            for: 256 items at random places (of an iterable, the first 1,024) are read again. A change
             that two readings show with probability q is missed with probability (1 − q)^256: of flips with
             probability .05, q = .095, less than 10⁻¹⁰; with .01, .006. An iterator that ends cannot be read again,
             which :attr:`ImageSet.notes` says.
@@ -163,8 +165,12 @@ def from_dataset(
     if isinstance(dataset, DataLoader):
         notes.append("a DataLoader was given: its dataset is read, and batches are made here")
         dataset = dataset.dataset
+    tokens = None
     if type(dataset) is TensorDataset:
         images, labels = _from_tensors(dataset.tensors, field)
+    elif _is_of_tokens(dataset):
+        images, labels, tokens = _from_token_ids(dataset, field)
+        notes.append(f"texts as token ids from 0 to {tokens.vocabulary - 1:,}, up to {images.shape[1]} in a text")
     else:
         try:
             images, labels, can_repeat = _from_items(dataset, field)
@@ -190,7 +196,57 @@ def from_dataset(
         return ImageSet(images, labels, names, name, notes=tuple(notes), task=found)
     names = number_classes(labels)
     names = own if own is not None and len(own) >= len(names) else names
-    return ImageSet(images, labels, names, name, notes=tuple(notes))
+    return ImageSet(images, labels, names, name, notes=tuple(notes), tokens=tokens)
+
+
+def _is_of_tokens(dataset: Any) -> bool:
+    """Whether the items of a dataset are dicts with token ids."""
+    if not _is_map_style(dataset) or isinstance(dataset, Mapping | str | bytes) or not len(dataset):
+        return False
+    first = dataset[0]
+    return isinstance(first, Mapping) and "input_ids" in first
+
+
+def _from_token_ids(dataset: Any, field: str) -> tuple[Tensor, Tensor, Tokenization]:
+    """Token ids int32 [N, L], −1 where there is none, labels, and what is known of the ids."""
+    rows, labels = list[npt.NDArray[np.int64]](), list[Label]()
+    for position in range(len(dataset)):
+        item = dataset[position]
+        label = next((item[key] for key in _LABEL_KEYS if key in item), _LABEL_KEYS)
+        if "input_ids" not in item or label is _LABEL_KEYS:
+            held = ", ".join(map(str, list(item)[:5]))
+            expected = "dicts with input_ids and label, and attention_mask where there is padding"
+            raise BadInput(field, f"a dict with {held}", f"{expected} (item {position})")
+        ids, mask = (_token_row(item.get(key), key, field, position) for key in ("input_ids", "attention_mask"))
+        if mask.size and mask.shape != ids.shape:
+            got = f"attention_mask of {len(mask)} for {len(ids)} input_ids"
+            raise BadInput(field, got, f"as many of both (item {position})")
+        if (_token_row(item.get("token_type_ids"), "token_type_ids", field, position) > 0).any():
+            expected = "texts of one segment: models are given input_ids and attention_mask alone"
+            raise BadInput(field, "token_type_ids above 0", f"{expected} (item {position})")
+        own = ids[mask > 0] if mask.size else ids
+        if not own.size or own.min() < 0 or own.max() >= 2**31:
+            got = f"input_ids {own[:8].tolist()}"
+            raise BadInput(field, got, f"one token or more, numbers from 0 (item {position})")
+        rows.append(own)
+        labels.append(_label(label, field, position))
+    longest = max(map(len, rows))
+    held_ids = np.full((len(rows), -(-longest // BUCKET) * BUCKET), NO_TOKEN, np.int32)
+    for row, own in zip(held_ids, rows, strict=True):
+        row[: len(own)] = own
+    vocabulary = int(held_ids.max()) + 1
+    return torch.from_numpy(held_ids), _stacked(labels, field), Tokenization(vocabulary, (), 0, "")
+
+
+def _token_row(value: Any, key: str, field: str, position: int) -> npt.NDArray[np.int64]:
+    """One of the rows of an item, int64 [L]; empty where it is not there."""
+    if value is None:
+        return np.empty(0, np.int64)
+    array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+    if array.ndim != 1 or array.dtype.kind not in "iub":
+        got = f"{key} of {array.dtype} {list(array.shape)}"
+        raise BadInput(field, got, f"whole numbers, one a token (item {position})")
+    return array.astype(np.int64)
 
 
 def _targets(labels: Tensor, task: Task | None, field: str) -> tuple[Tensor, Task]:

@@ -56,9 +56,9 @@ def pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
     return _array(_eight_bits(image))
 
 
-def decode(content: bytes) -> npt.NDArray[np.uint8]:
-    """The pixels of an encoded picture (PNG, JPEG, WebP, …), uint8 [C, H, W]."""
-    with Image.open(io.BytesIO(content)) as image:
+def decode(content: bytes, formats: tuple[str, ...] | None = None) -> npt.NDArray[np.uint8]:
+    """The pixels of an encoded picture (PNG, JPEG, WebP, …; of ``formats`` alone), uint8 [C, H, W]."""
+    with Image.open(io.BytesIO(content), formats=formats) as image:
         return pixels(image)
 
 

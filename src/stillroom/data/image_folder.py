@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -36,6 +37,7 @@ from stillroom.data.reading import (
 )
 from stillroom.errors import BadInput, shorten
 from stillroom.files import digest
+from stillroom.tasks import Task
 from stillroom.wording import counted
 
 # What a file may be called, and what it may be: some formats that Pillow knows start other programs.
@@ -229,7 +231,7 @@ class ImageTree:
     root: Path
     classes: tuple[str, ...]
     names: list[str]  # of the files below the root, with ``/`` between folders; by class, then sorted
-    labels: npt.NDArray[np.int64]  # each file's class number, int64 [N]
+    labels: npt.NDArray[Any]  # each file's class number, int64 [N], or vector, float32 [N, K]
     notes: tuple[str, ...] = ()  # what is left out, and which links lead to other splits, a line each
 
 
@@ -283,7 +285,7 @@ def image_splits(folder: Path, splits: Iterable[str] | None = None) -> list[str]
     if splits is not None:
         wanted = {split.lower() for split in splits}
         names = [name for name in [*names, "."] if name.lower() in wanted]
-    return [name for name in names if _has_classes(folder / name)]
+    return [name for name in names if class_folders(folder / name)]
 
 
 def left_out_of_splits(folder: Path, splits: Iterable[str]) -> str:
@@ -297,6 +299,28 @@ def left_out_of_splits(folder: Path, splits: Iterable[str]) -> str:
     return watch.suffixes()
 
 
+def describe_loose_images(folder: Path) -> str:
+    """How to say the classes of image files that lie in no folder of their class; empty where there are none.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("cat.1.jpg", "cat.2.jpg", "dog.1.jpg"): Path(folder, name).touch()
+    ...     print(describe_loose_images(Path(folder)))
+    class folders (cat/1.jpg), or a CSV file in it with the columns path and label, for its 3 images: a line such as
+    cat.1.jpg,cat (their names begin with cat (2), dog (1))
+    """
+    names = [path.name for path in list_folder(folder) if path.suffix.lower() in SUFFIXES and path.is_file()]
+    if not names:
+        return ""
+    first = Counter(re.split(r"[\W_]*\d", name, maxsplit=1)[0] or "a digit" for name in names)
+    shown = ", ".join(f"{start} ({count})" for start, count in first.most_common(_SHOWN))
+    label = next(iter(first)) if len(first) < len(names) else "cat"
+    return (
+        f"class folders (cat/1.jpg), or a CSV file in it with the columns path and label, for its "
+        f"{counted(len(names), 'image')}: a line such as {names[0]},{label} (their names begin with {shown})"
+    )
+
+
 def find_split(folder: Path, split: str, field: str, *, test_alternatives: bool) -> Path:
     """The folder of a split; of ``test``, where it is missing and they are allowed, its only alternative there is.
 
@@ -304,7 +328,7 @@ def find_split(folder: Path, split: str, field: str, *, test_alternatives: bool)
     its class folders lie right below.
     """
     names = [path.name for path in _folders(folder)]
-    if split in names or (split == "." and _has_classes(folder)):
+    if split in names or (split == "." and class_folders(folder)):
         return folder / split
     same = [name for name in names if name.lower() == split.lower()]
     if len(same) == 1:
@@ -354,8 +378,9 @@ def _folders(folder: Path) -> list[Path]:
     return [path for path in list_folder(folder) if not path.name.startswith(".") and path.is_dir()]
 
 
-def _has_classes(split: Path) -> bool:
-    return any(next(_files(split, path.name, ()), None) is not None for path in _folders(split))
+def class_folders(split: Path) -> list[str]:
+    """The folders in a folder that hold an image file, at any depth."""
+    return [path.name for path in _folders(split) if next(_files(split, path.name, ()), None) is not None]
 
 
 def _files(root: Path, below: str, above: tuple[tuple[int, int], ...], watch: _Watch | None = None) -> Iterator[str]:
@@ -421,13 +446,51 @@ def read_image_folder(
         bad_files: raise at one that cannot be decoded, or leave it out, see :attr:`ImageSet.skipped`.
     """
     alternatives = train_split not in TEST_ALTERNATIVES
-    threads = workers or num_cores()
     root = find_split(folder, split, field, test_alternatives=alternatives)
     wanted = {name.lower() for name in (train_split, test_split, *USUAL_SPLITS)}
     others = [path for path in _folders(folder) if path.name.lower() in wanted and path != root]
     tree = read_tree(root, each_class=split == train_split, others=others)
+
+    def other_files() -> list[Path]:
+        return [
+            each
+            for other in {train_split, test_split} - {split}
+            for each in _files_of_split(folder, other, alternatives)
+        ]
+
+    return set_of_files(
+        folder,
+        tree,
+        image_size=image_size,
+        in_memory=in_memory,
+        workers=workers,
+        limit=limit,
+        bad_files=bad_files,
+        other_files=other_files,
+    )
+
+
+def set_of_files(
+    folder: Path,
+    tree: ImageTree,
+    *,
+    image_size: int | None,
+    in_memory: Literal["auto", True, False],
+    workers: int | None,
+    limit: int | None,
+    bad_files: Literal["error", "skip"],
+    other_files: Callable[[], list[Path]],
+    task: Task = "single_label",
+) -> ImageSet:
+    """The set of some image files; for the other arguments see :func:`read_image_folder`.
+
+    Args:
+        folder: whose name the data have.
+        other_files: gives those of the other splits, which must be grey, too, where these are.
+    """
+    threads = workers or num_cores()
     count = len(tree.names)
-    rows = balanced_rows(tree.labels, limit)
+    rows = balanced_rows(tree.labels if tree.labels.ndim == 1 else np.zeros(count, np.int64), limit)
     names = [tree.names[row] for row in rows]
     contents = None
     if in_memory is False or bad_files == "skip":
@@ -445,21 +508,27 @@ def read_image_folder(
     grey, size = _common_form(tree.root, names, [facts for facts in found if isinstance(facts, FileFacts)], image_size)
     if grey:
         coloured = [tree.root / name for name in tree.names] if len(names) + len(skipped) < count else []
-        for other in {train_split, test_split} - {split}:
-            coloured += _files_of_split(folder, other, alternatives)
+        coloured += other_files()
         grey = _all_grey(coloured, threads)
     files = ImageFiles(tree.root, names, (1 if grey else 3, *size), image_size, threads, contents)
     labels, needed = torch.from_numpy(tree.labels[rows]), files.shape.numel()
     notes = (*tree.notes, *_skipped_note(skipped))
     if in_memory is False or (in_memory == "auto" and needed > _AUTO_IN_MEMORY):
         files.check()
-        return ImageSet(files, labels, tree.classes, data_name(folder), notes=notes, skipped=skipped)
+        return ImageSet(files, labels, tree.classes, data_name(folder), notes=notes, skipped=skipped, task=task)
     require_memory(needed, "data.in_memory", in_memory)
     images = stored_images(
         data_name(folder), len(files), lambda: {"files": files.content_hash().hex()}, lambda: files[:].numpy()
     )
     return ImageSet(
-        torch.from_numpy(images), labels, tree.classes, data_name(folder), files=files, notes=notes, skipped=skipped
+        torch.from_numpy(images),
+        labels,
+        tree.classes,
+        data_name(folder),
+        files=files,
+        notes=notes,
+        skipped=skipped,
+        task=task,
     )
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from stillroom.data.tokens import DTYPE, Tokenization, lengths
+from stillroom.data.tokens import DTYPE, NO_TOKEN, Tokenization, lengths
 from stillroom.errors import BadInput, shorten
 from stillroom.files import canonical_json, digest
 from stillroom.randomness import permutation
@@ -510,6 +511,14 @@ def make_pair(train: ImageSet, test: ImageSet) -> DataPair:
     if test.task != "single_label" and not train.class_names:  # no training image has a label
         none = torch.full((len(train), test.num_classes), torch.nan)
         train = replace(train, labels=none, class_names=test.class_names, task=test.task)
+    if train.tokens is not None and test.tokens is not None and not train.tokens.json:
+        # Read without a tokenizer: what its numbers go up to, and how long its texts are, both splits say.
+        tokens = max(train.tokens, test.tokens, key=lambda each: each.vocabulary)
+        most = max(train.images.shape[1], test.images.shape[1])
+        train, test = (
+            replace(each, tokens=tokens, images=pad(each.images[:], (0, most - each.images.shape[1]), value=NO_TOKEN))
+            for each in (train, test)
+        )
     return DataPair(extend_classes(train, test.class_names), extend_classes(test, train.class_names))
 
 

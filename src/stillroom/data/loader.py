@@ -38,6 +38,29 @@ def epoch_order(size: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     return permutation(size, seed, "order", epoch)
 
 
+def balanced_order(labels: npt.NDArray[np.int64], seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """An epoch of as many images as there are, each class as often as any other: int64 [size].
+
+    Images of small classes come several times, each as often as the others of its class, give or take one; of large
+    classes another random part comes in each epoch. Where the classes do not divide the images, some come once more.
+
+    >>> labels = np.array([0, 0, 0, 0, 0, 0, 1, 1])
+    >>> np.bincount(labels[balanced_order(labels, seed=0, epoch=1)]).tolist()
+    [4, 4]
+    """
+    size, classes = len(labels), np.unique(labels)
+    counts = np.full(len(classes), size // len(classes))
+    counts[permutation(len(classes), seed, "order", epoch, 2)[: size % len(classes)]] += 1
+    drawn = []
+    for place, (number, count) in enumerate(zip(classes, counts.tolist(), strict=True)):
+        rows = np.flatnonzero(labels == number)
+        rounds = [
+            permutation(len(rows), seed, "order", epoch, 3, place, each) for each in range(-(-count // len(rows)))
+        ]
+        drawn.append(rows[np.concatenate(rounds)[:count]])
+    return np.concatenate(drawn)[epoch_order(size, seed, epoch)]
+
+
 class BatchSampler:
     """Sample indices of every step: a pure function of (seed, epoch, step), so that a run can start at any step.
 
@@ -45,18 +68,30 @@ class BatchSampler:
     have lengths, those of a batch are alike: in every so many batches of the order samples are sorted by length, and
     the batches are then put in a random order.
 
+    Args:
+        lengths: of samples that have any, int64 [N].
+        balanced: the class numbers, int64 [N], where each class is to come as often as any other.
+
     >>> sampler = BatchSampler(size=10, batch_size=4, seed=0)
     >>> sampler.steps_per_epoch, sampler.indices(epoch=3, step_in_epoch=1).shape
     (2, (4,))
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int, lengths: npt.NDArray[np.int64] | None = None) -> None:
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        lengths: npt.NDArray[np.int64] | None = None,
+        balanced: npt.NDArray[np.int64] | None = None,
+    ) -> None:
         if size < 1 or batch_size < 1:
             raise ValueError(f"got {size} images in batches of {batch_size}; expected at least 1 of each")
         self.size = size
         self.batch_size = min(batch_size, size)
         self.seed = seed
         self._lengths = lengths
+        self._balanced = balanced
         self._epoch: int | None = None
         self._order: npt.NDArray[np.int64] = np.empty(0, np.int64)
 
@@ -78,7 +113,10 @@ class BatchSampler:
 
     def _order_of(self, epoch: int) -> npt.NDArray[np.int64]:
         if epoch != self._epoch:
-            self._order = epoch_order(self.size, self.seed, epoch)
+            if self._balanced is None:
+                self._order = epoch_order(self.size, self.seed, epoch)
+            else:
+                self._order = balanced_order(self._balanced, self.seed, epoch)
             if self._lengths is not None:
                 self._order = self._by_length(self._order, self._lengths, epoch)
             self._epoch = epoch
@@ -88,12 +126,13 @@ class BatchSampler:
         self, order: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], epoch: int
     ) -> npt.NDArray[np.int64]:
         pool = _POOL * self.batch_size
-        parts = [order[start : start + pool] for start in range(0, self.size, pool)]
-        alike = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
-        whole = self.steps_per_epoch * self.batch_size
+        places = [
+            start + np.argsort(lengths[order[start : start + pool]], kind="stable")
+            for start in range(0, self.size, pool)
+        ]
+        alike, whole = np.concatenate(places), self.steps_per_epoch * self.batch_size
         # The samples that the last partial batch drops are the last of the plain order, whatever their length.
-        alike = np.concatenate([alike[np.isin(alike, order[:whole])], order[whole:]])
-        batches = alike[:whole].reshape(self.steps_per_epoch, self.batch_size)
+        batches = order[alike[alike < whole]].reshape(self.steps_per_epoch, self.batch_size)
         shuffled = batches[permutation(len(batches), self.seed, "order", epoch, 1)]
         return np.concatenate([shuffled.reshape(-1), order[whole:]])
 

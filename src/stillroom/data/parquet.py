@@ -1,11 +1,11 @@
-"""Parquet files in Hugging Face's layout: encoded pictures in one column, class numbers in another."""
+"""Parquet and Arrow files in Hugging Face's layout: encoded pictures in one column, class numbers in another."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 import torch
 
 from stillroom.data.decoded import stored_images
-from stillroom.data.decoding import decode, decode_error
+from stillroom.data.decoding import decode, decode_error, decode_photo
+from stillroom.data.image_folder import FORMATS
 from stillroom.data.images import ImageSet, balanced_rows, number_classes
 from stillroom.data.reading import ArrayStack, data_name, list_folder, map_in_order, path_error, read_error, split_error
 from stillroom.errors import BadInput, nearest
@@ -52,15 +53,21 @@ def find_columns(
     numbers = [name for name in types if pa.types.is_integer(types[name])]
     image = _choose("image", image_column, pictures, _declared(features, pictures, "Image"), types, path)
     if label_columns is not None:
-        for name in label_columns:
-            if name not in types:
-                raise BadInput("data.label_columns", name, f"a column of {path.name} ({nearest(name, types)})")
-            kind = types[name]
-            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-                raise BadInput("data.label_columns", name, f"a column of numbers, but it holds {kind}")
+        check_label_columns(types, label_columns, path)
         return ParquetColumns(image, label_columns, label_columns)
     label = _choose("label", label_column, numbers, _declared(features, numbers, "ClassLabel"), types, path)
     return ParquetColumns(image, (label,), declared_class_names(features.get(label)))
+
+
+def check_label_columns(types: Mapping[str, Any], columns: Sequence[str], path: Path) -> None:
+    """Refuse ``data.label_columns`` that a file lacks, or that hold no numbers."""
+    for name in columns:
+        if name not in types:
+            raise BadInput("data.label_columns", name, f"a column of {path.name} ({nearest(name, types)})")
+        kind = types[name]
+        numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)
+        if not any(holds(kind) for holds in numbers):
+            raise BadInput("data.label_columns", name, f"a column of numbers, but it holds {kind}")
 
 
 def _choose(
@@ -116,6 +123,7 @@ def declared_class_names(feature: Any) -> tuple[str, ...] | None:
 # A split's name holds no hyphen: what follows one names the shard.
 _NAME = re.compile(r"(?P<split>[^-]+)(-(?P<shard>.+))?\.parquet")
 _SHARD_OF = re.compile(r"\d+-of-(?P<total>\d+)")
+ARROW = ".arrow"
 _ROWS = 1024  # read at a time: enough to keep every thread busy, little to hold twice
 _JOB = 64  # pictures a thread decodes in one go; handing over small ones singly costs more than decoding them
 
@@ -123,7 +131,8 @@ _JOB = 64  # pictures a thread decodes in one go; handing over small ones singly
 def parquet_splits(folder: Path) -> dict[str, list[Path]]:
     """The splits of a folder, each with its files in order: ``{split}.parquet`` or ``{split}-*.parquet``.
 
-    A split is looked for in the folder itself, then in its ``data`` folder.
+    A split is looked for in the folder itself, then in its ``data`` folder. A folder that ``datasets`` wrote by
+    ``save_to_disk`` has a folder of Arrow files for each split, or is one.
     """
     found: dict[str, list[Path]] = {}
     for place in (folder, folder / "data"):
@@ -132,7 +141,42 @@ def parquet_splits(folder: Path) -> dict[str, list[Path]]:
             if match := _NAME.fullmatch(path.name):
                 inside.setdefault(match["split"], []).append(path)
         found = inside | found
+    return _saved_splits(folder) | found
+
+
+def _saved_splits(folder: Path) -> dict[str, list[Path]]:
+    """The splits of a folder written by ``save_to_disk``, each with the Arrow files that its ``state.json`` names."""
+    found: dict[str, list[Path]] = {}
+    for place in (folder, *(path for path in list_folder(folder) if path.is_dir())):
+        try:
+            state = json.loads((place / "state.json").read_text(encoding="utf-8"))
+            names = [Path(str(each["filename"])).name for each in state["_data_files"]]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue
+        split = place.name if place != folder else str(state.get("_split") or "train")
+        found[split] = [place / name for name in names]
     return found
+
+
+class SavedTable:
+    """An Arrow file of ``save_to_disk``, with what is read of a ``ParquetFile``; its columns stay on disk."""
+
+    def __init__(self, path: Path) -> None:
+        with pa.memory_map(str(path)) as source:
+            self.metadata: pa.Table = pa.ipc.open_stream(source).read_all()
+        self.metadata.validate(full=True)
+        self.schema_arrow = self.metadata.schema
+
+    def iter_batches(self, size: int, columns: list[str]) -> Iterator[Any]:
+        """The rows of some columns, some at a time."""
+        yield from self.metadata.select(columns).to_batches(max_chunksize=size)
+
+    def read(self, columns: list[str] | None = None) -> pa.Table:
+        """The table, or some of its columns."""
+        return self.metadata if columns is None else self.metadata.select(columns)
+
+    def close(self) -> None:
+        """Nothing: the map ends with the table."""
 
 
 def read_parquet(
@@ -143,6 +187,7 @@ def read_parquet(
     label_column: str | None = None,
     label_columns: tuple[str, ...] | None = None,
     task: Task = "single_label",
+    image_size: int | None = None,
     limit: int | None = None,
     field: str = "split",
 ) -> ImageSet:
@@ -153,6 +198,7 @@ def read_parquet(
         label_column: column of the class numbers; found likewise.
         label_columns: in its place, of another task, those of 0 and 1 or of numbers.
         task: what the labels are.
+        image_size: side of the square that each picture is brought to, as a file's is; None: all are of one size.
         limit: only the images of ``ImageSet.balanced_subset(limit)``; no other is decoded.
     """
     with _open_split(folder, split, image_column, label_column, field, label_columns) as (files, columns):
@@ -164,9 +210,12 @@ def read_parquet(
 
         def source() -> dict[str, Any]:
             content = [file_hash(path) for path, _ in files]
-            return {"parquet": content, "column": columns.image, "rows": digest(wanted.tobytes())}
+            side = {} if image_size is None else {"side": image_size}
+            return {"parquet": content, "column": columns.image, "rows": digest(wanted.tobytes()), **side}
 
-        images = stored_images(data_name(folder), len(wanted), source, lambda: _read_images(files, columns, wanted))
+        images = stored_images(
+            data_name(folder), len(wanted), source, lambda: _read_images(files, columns, wanted, image_size)
+        )
     targets = torch.from_numpy(labels[wanted])
     return ImageSet(torch.from_numpy(images), targets, names, data_name(folder), task=task)
 
@@ -187,18 +236,21 @@ def _open_split(
     label_column: str | None,
     field: str,
     label_columns: tuple[str, ...] | None = None,
-) -> Iterator[tuple[list[tuple[Path, pq.ParquetFile]], ParquetColumns]]:
+) -> Iterator[tuple[list[tuple[Path, Any]], ParquetColumns]]:
     """The files of a split with their paths, and the columns that all of them have."""
     found = parquet_splits(folder)
     if split not in found:
         raise split_error(field, split, found)
     paths = found[split]
     _check_shards(paths, split)
-    opened: list[tuple[Path, pq.ParquetFile, ParquetColumns]] = []
+    opened: list[tuple[Path, Any, ParquetColumns]] = []
     try:
         for path in paths:
             with _reporting_damage(path):
-                file = pq.ParquetFile(path, page_checksum_verification=True)
+                if path.suffix == ARROW:
+                    file: Any = SavedTable(path)
+                else:
+                    file = pq.ParquetFile(path, page_checksum_verification=True)
                 opened.append(
                     (path, file, find_columns(file.schema_arrow, path, image_column, label_column, label_columns))
                 )
@@ -214,6 +266,8 @@ def _open_split(
 
 def _check_shards(paths: list[Path], split: str) -> None:
     """Refuse a split that lacks shards, or that lies there twice: either would silently change the data."""
+    if paths[0].suffix == ARROW:
+        return  # their list is not made of names
     shards = [_NAME.fullmatch(path.name)["shard"] for path in paths]  # type: ignore[index]  # matched when listed
     if len(paths) > 1 and None in shards:
         names = ", ".join(path.name for path in paths)
@@ -224,7 +278,7 @@ def _check_shards(paths: list[Path], split: str) -> None:
         raise path_error(paths[0].parent, f"all {announced} shards of split {split!r}, found {len(paths)}")
 
 
-def _read_labels(files: list[tuple[Path, pq.ParquetFile]], columns: ParquetColumns) -> npt.NDArray[np.int64]:
+def _read_labels(files: list[tuple[Path, Any]], columns: ParquetColumns) -> npt.NDArray[np.int64]:
     labels = [np.empty(0, np.int64)]
     for path, file in files:
         row = 0
@@ -235,20 +289,23 @@ def _read_labels(files: list[tuple[Path, pq.ParquetFile]], columns: ParquetColum
     return np.concatenate(labels)
 
 
-def _read_vectors(files: list[tuple[Path, pq.ParquetFile]], columns: ParquetColumns) -> npt.NDArray[np.float32]:
-    """The label columns side by side, float32 [N, K]; a row without any label is one of NaN."""
+def _read_vectors(files: list[tuple[Path, Any]], columns: ParquetColumns) -> npt.NDArray[np.float32]:
     parts = []
     for path, file in files:
         with _reporting_damage(path):
             table = file.read(columns=[*columns.labels])
-            found = np.stack([_numbers(table.column(name)) for name in columns.labels], 1)
-        partly = np.flatnonzero(np.isnan(found).any(1) & ~np.isnan(found).all(1))
-        if partly.size:
-            raise path_error(
-                path, f"all of {', '.join(columns.labels)} in a row, or none, but row {partly[0]} has some"
-            )
-        parts.append(found)
+        parts.append(label_matrix(table, columns.labels, path))
     return np.concatenate(parts)
+
+
+def label_matrix(table: pa.Table, columns: Sequence[str], path: Path) -> npt.NDArray[np.float32]:
+    """The label columns side by side, float32 [N, K]; a row without any label is one of NaN."""
+    with _reporting_damage(path):
+        found = np.stack([_numbers(table.column(name)) for name in columns], 1)
+    partly = np.flatnonzero(np.isnan(found).any(1) & ~np.isnan(found).all(1))
+    if partly.size:
+        raise path_error(path, f"all of {', '.join(columns)} in a row, or none, but row {partly[0]} has some")
+    return found
 
 
 def _numbers(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
@@ -256,14 +313,14 @@ def _numbers(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
 
 
 def _read_images(
-    files: list[tuple[Path, pq.ParquetFile]], columns: ParquetColumns, wanted: npt.NDArray[np.int64]
+    files: list[tuple[Path, Any]], columns: ParquetColumns, wanted: npt.NDArray[np.int64], side: int | None
 ) -> npt.NDArray[np.uint8]:
     """The pictures of the wanted rows, which are numbered through all files and sorted."""
     stack = ArrayStack(len(wanted), "data.path", str(files[0][0].parent))
     before = 0  # rows of the files read so far
     for path, file in files:
         with _reporting_damage(path):
-            decode_some = partial(_decode_all, path=path)
+            decode_some = partial(_decode_all, path=path, side=side)
             chunks = _chunks(file, columns.image, wanted[wanted >= before] - before)
             with closing(map_in_order(decode_some, chunks, min(8, os.cpu_count() or 1))) as decoded:
                 for pictures in decoded:
@@ -273,7 +330,7 @@ def _read_images(
     return stack.finish()
 
 
-def _chunks(file: pq.ParquetFile, column: str, wanted: npt.NDArray[np.int64]) -> Iterator[list[tuple[int, Any]]]:
+def _chunks(file: Any, column: str, wanted: npt.NDArray[np.int64]) -> Iterator[list[tuple[int, Any]]]:
     """The cells of the wanted rows of a file with their rows, some at a time."""
     row = 0
     for batch in file.iter_batches(_ROWS, columns=[column]):
@@ -297,14 +354,14 @@ def class_labels(column: pa.Array, path: Path, row: int) -> npt.NDArray[np.int64
     return labels
 
 
-def _decode_all(cells: list[tuple[int, Any]], path: Path) -> list[npt.NDArray[np.uint8]]:
+def _decode_all(cells: list[tuple[int, Any]], path: Path, side: int | None) -> list[npt.NDArray[np.uint8]]:
     pictures = []
     for row, cell in cells:
         content = cell.get("bytes") if isinstance(cell, dict) else cell
         if content is None:
             raise path_error(path, f"a picture's bytes in every row, but row {row} has none")
         try:
-            pictures.append(decode(content))
+            pictures.append(decode(content, FORMATS) if side is None else decode_photo(content, side, FORMATS))
         except Exception as error:  # Pillow's decoders raise many kinds on damaged pictures
             raise decode_error(path, f"a picture in row {row}", error) from None
     return pictures

@@ -14,9 +14,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from stillroom.data.config import DataConfig, ShapesConfig, SourceName, SyntheticConfig
+from stillroom.data.config import ONLY_IMAGE_FILES, SIZED, DataConfig, ShapesConfig, SourceName, SyntheticConfig
+from stillroom.data.hub import find_data
 from stillroom.data.idx import idx_class_names, idx_splits, read_idx
-from stillroom.data.image_folder import USUAL_SPLITS, image_splits, left_out_of_splits, read_image_folder, read_images
+from stillroom.data.image_folder import (
+    USUAL_SPLITS,
+    describe_loose_images,
+    image_splits,
+    left_out_of_splits,
+    read_image_folder,
+    read_images,
+)
+from stillroom.data.image_table import read_image_table, table_class_names, table_splits
 from stillroom.data.images import (
     DataPair,
     ImageSet,
@@ -44,6 +53,7 @@ _CONVERT_TO = (".jpg", ".png")
 _LAYOUTS = (
     "parquet files ({split}.parquet or {split}-*.parquet, here or in data/) or idx files (train-images-idx3-ubyte.gz) "
     "or image files in a folder for each class (train/cat/1.png, test/cat/2.png) "
+    "or a CSV file of image paths and labels "
     "or texts (train.csv or train.parquet, with a column of text and one of labels)"
 )
 
@@ -106,6 +116,8 @@ def _test_classes(config: DataConfig) -> tuple[str, ...]:
     source, folder = _layout_and_folder(config)
     if source == "idx" and split in idx_splits(folder):
         return idx_class_names(folder, split)
+    if source == "csv":
+        return table_class_names(folder, split, config)
     if source == "text":
         return text_class_names(folder, split, config)
     if source == "parquet" and split in parquet_splits(folder):
@@ -128,14 +140,19 @@ def load_split(config: DataConfig, split: str) -> ImageSet:
 
 
 def detect_layout(folder: Path, field: str = "data.path", splits: Iterable[str] = ()) -> SourceName:
-    """The layout of a folder, from the names of its files.
+    """The layout of a folder, from the names of its files; or of a CSV file.
 
     Folders of image files are looked for only where there are no parquet or idx files, which may lie with pictures in
     them, and only by the usual names of splits.
     """
+    if folder.is_file():
+        if table_splits(folder):
+            return "csv"
+        raise BadInput(field, str(folder), "a folder, or a CSV file with a column of image files' names")
     there = list_folder(folder, field)
     layouts: list[SourceName] = []
-    if text_splits(folder):
+    listed = table_splits(folder)
+    if set(text_splits(folder)) - {each.path.stem for each in listed.values()}:
         layouts.append("text")
     elif parquet_splits(folder):
         layouts.append("parquet")
@@ -143,6 +160,8 @@ def detect_layout(folder: Path, field: str = "data.path", splits: Iterable[str] 
         layouts.append("idx")
     if not layouts and image_splits(folder, {*USUAL_SPLITS, *splits}):
         layouts.append("folders")
+    if not layouts and listed:
+        layouts.append("csv")
     if len(layouts) == 1:
         return layouts[0]
     if layouts:
@@ -151,6 +170,8 @@ def detect_layout(folder: Path, field: str = "data.path", splits: Iterable[str] 
     if others := left_out_of_splits(folder, {*USUAL_SPLITS, *splits}):
         found += f", with class folders whose files are {others}: convert them to {' or '.join(_CONVERT_TO)}"
         found += ", or pip install 'stillroom[heif]'" if ".hei" in others else ""
+    if offer := describe_loose_images(folder):
+        raise BadInput(field, str(folder), offer)
     raise BadInput(field, str(folder), f"{_LAYOUTS}; it holds {found or 'nothing'}")
 
 
@@ -172,7 +193,7 @@ def parse_data_argument(data: str, image_size: int | None = None) -> DataConfig:
     for name in BUILTIN_NAMES:
         if data == name:
             return _with_size(DataConfig(source=name), image_size)
-    folder = find_input(data)
+    folder = find_data(data, "--data")
     if not data or not folder.exists():
         expected = "a folder that exists, here or under $STILLROOM_DATA, or a known name"
         raise BadInput("--data", data, f"{expected} ({nearest(data, BUILTIN_NAMES)})")
@@ -180,8 +201,8 @@ def parse_data_argument(data: str, image_size: int | None = None) -> DataConfig:
 
 
 def _with_size(config: DataConfig, image_size: int | None) -> DataConfig:
-    if image_size is not None and config.source != "folders":
-        raise BadInput("--image-size", image_size, f"none: {config.source} is no folder of image files")
+    if image_size is not None and config.source not in SIZED:
+        raise BadInput("--image-size", image_size, f"none: {config.source} has images of one size")
     return config.model_copy(update={"image_size": image_size})
 
 
@@ -209,6 +230,8 @@ def _read(config: DataConfig, split: str, field: str, limit: int | None = None) 
             test_split=config.test_split,
             field=field,
         )
+    if source == "csv":
+        return read_image_table(folder, split, config, limit=limit, field=field)
     _refuse_image_file_options(config, source)
     if source == "text":
         return read_text(folder, split, config, limit=limit, field=field)
@@ -221,6 +244,7 @@ def _read(config: DataConfig, split: str, field: str, limit: int | None = None) 
         label_column=config.label_column,
         label_columns=config.label_columns,
         task=config.task or "single_label",
+        image_size=config.image_size,
         limit=limit,
         field=field,
     )
@@ -230,14 +254,15 @@ def _add_superclasses(config: DataConfig, images: ImageSet) -> ImageSet:
     """The set with the superclasses of the file in the data's folder, where there is one."""
     if config.path is None or images.task != "single_label":
         return images
-    found = read_superclasses(find_input(config.path), images.class_names)
+    place = find_data(config.path)
+    found = read_superclasses(place.parent if place.is_file() else place, images.class_names)
     return images if found is None else replace(images, superclasses=found)
 
 
 def _layout_and_folder(config: DataConfig) -> tuple[SourceName, Path]:
     """The layout of data that lie in a folder, and the folder."""
     assert config.path is not None
-    folder = find_input(config.path)
+    folder = find_data(config.path)
     if config.source == "auto":
         return detect_layout(folder, splits=(config.train_split, config.test_split)), folder
     return config.source, folder
@@ -245,8 +270,8 @@ def _layout_and_folder(config: DataConfig) -> tuple[SourceName, Path]:
 
 def _refuse_image_file_options(config: DataConfig, source: SourceName) -> None:
     """Raise where an option is set that only image files can follow."""
-    for name in config.of_image_files:
-        raise BadInput(f"data.{name}", getattr(config, name), f"none with {source} data; only `folders` has it")
+    for name in config.unfit_for(source):
+        raise BadInput(f"data.{name}", getattr(config, name), f"none with {source} data; {ONLY_IMAGE_FILES}")
 
 
 # Of each digit 0 … 9, what it is: the classes of the multi-label form.

@@ -18,7 +18,14 @@ import torch
 from stillroom.data.config import DataConfig, TextConfig
 from stillroom.data.decoded import stored_images
 from stillroom.data.images import ImageSet, balanced_rows, number_classes
-from stillroom.data.parquet import class_labels, declared_class_names, declared_features, parquet_splits
+from stillroom.data.parquet import (
+    ARROW,
+    SavedTable,
+    class_labels,
+    declared_class_names,
+    declared_features,
+    parquet_splits,
+)
 from stillroom.data.reading import data_name, list_folder, path_error, read_error, split_error
 from stillroom.data.tokens import BUCKET, NO_TOKEN, Tokenization
 from stillroom.errors import BadInput, format_error, nearest
@@ -30,7 +37,7 @@ _PAIRS = (
     *(("question", "sentence"), ("text_a", "text_b"), ("query", "document")),
 )
 _LABELS = ("label", "labels", "class", "category", "target", "intent", "fine_label")
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -49,13 +56,13 @@ def text_splits(folder: Path) -> dict[str, list[Path]]:
     >>> text_splits(Path("tests"))
     {}
     """
-    found = {path.stem: [path] for path in list_folder(folder) if path.suffix in _SEPARATORS and path.is_file()}
+    found = {path.stem: [path] for path in list_folder(folder) if path.suffix in SEPARATORS and path.is_file()}
     for split, paths in parquet_splits(folder).items():
         try:
-            types = pq.read_schema(paths[0]).types
+            types = (SavedTable(paths[0]).schema_arrow if paths[0].suffix == ARROW else pq.read_schema(paths[0])).types
         except (OSError, pa.ArrowException, ValueError):
             continue  # damaged: whoever reads it says so
-        if any(map(_is_text, types)) and not any(map(_holds_bytes, types)):
+        if any(map(is_text, types)) and not any(map(_holds_bytes, types)):
             found.setdefault(split, paths)
     return found
 
@@ -127,7 +134,7 @@ class _Table:
 
     def __init__(self, paths: Sequence[Path], config: DataConfig, options: TextConfig) -> None:
         self.path = paths[0]
-        tables = [_read(path) for path in paths]
+        tables = [read_table(path) for path in paths]
         first = tables[0].schema
         for path, table in zip(paths, tables, strict=True):
             if table.schema.names != first.names:
@@ -137,39 +144,52 @@ class _Table:
 
     def labels(self, reference: _Table) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
         """Class numbers, int64 [N], and the names of the classes; words are numbered as in the training split."""
-        column = self._table[self.columns.label].combine_chunks()
-        if not _is_text(column.type):
-            labels = class_labels(column, self.path, 0).copy()
-            return labels, self.columns.class_names or number_classes(torch.from_numpy(labels))
-        names = tuple(sorted(set(reference._words())))
-        numbers = {name: number for number, name in enumerate(names)}
-        labels = np.empty(len(column), np.int64)
-        for row, word in enumerate(self._words()):
-            if word not in numbers:
-                raise path_error(self.path, f"a label of the training split in every row, but row {row} has {word!r}")
-            labels[row] = numbers[word]
-        return labels, names
-
-    def _words(self) -> list[str]:
-        return _strings(self._table[self.columns.label], self.path, self.columns.label)
+        label = self.columns.label
+        words = reference._table[label]
+        return label_numbers(self._table[label], words, self.path, label, self.columns.class_names)
 
     def texts(self, rows: npt.NDArray[np.int64] | None = None) -> list[tuple[str, ...]]:
         """The texts of some rows, by default of all, one or two a row."""
         table = self._table if rows is None else self._table.take(pa.array(rows))
-        return list(zip(*(_strings(table[name], self.path, name, rows) for name in self.columns.text), strict=True))
+        return list(
+            zip(*(column_strings(table[name], self.path, name, rows) for name in self.columns.text), strict=True)
+        )
 
 
-def _read(path: Path) -> pa.Table:
+def read_table(path: Path) -> pa.Table:
     try:
         if path.suffix == ".parquet":
             return pq.read_table(path)
-        options = pc.ParseOptions(delimiter=_SEPARATORS[path.suffix], newlines_in_values=True)
+        if path.suffix == ARROW:
+            return SavedTable(path).read()
+        options = pc.ParseOptions(delimiter=SEPARATORS[path.suffix], newlines_in_values=True)
         return pc.read_csv(path, parse_options=options, convert_options=pc.ConvertOptions(check_utf8=False))
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
         raise read_error(path, error) from None
 
 
-def _strings(column: Any, path: Path, name: str, rows: npt.NDArray[np.int64] | None = None) -> list[str]:
+def label_numbers(
+    column: pa.ChunkedArray,
+    train: pa.ChunkedArray,
+    path: Path,
+    name: str,
+    class_names: tuple[str, ...] | None = None,
+) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    """Class numbers, int64 [N], and the names of the classes; words are numbered as in the training split's column."""
+    if not is_text(column.type):
+        labels = class_labels(column.combine_chunks(), path, 0).copy()
+        return labels, class_names or number_classes(torch.from_numpy(labels))
+    names = tuple(sorted(set(column_strings(train, path, name))))
+    numbers = {word: number for number, word in enumerate(names)}
+    labels = np.empty(len(column), np.int64)
+    for row, word in enumerate(column_strings(column, path, name)):
+        if word not in numbers:
+            raise path_error(path, f"a label of the training split in every row, but row {row} has {word!r}")
+        labels[row] = numbers[word]
+    return labels, names
+
+
+def column_strings(column: Any, path: Path, name: str, rows: npt.NDArray[np.int64] | None = None) -> list[str]:
     """A column's texts; the first cell that is none is named."""
     cells = column.combine_chunks().cast(pa.large_binary()).to_pylist()
 
@@ -191,8 +211,8 @@ def _strings(column: Any, path: Path, name: str, rows: npt.NDArray[np.int64] | N
 def _find_columns(schema: pa.Schema, path: Path, config: DataConfig, options: TextConfig) -> Columns:
     types = dict(zip(schema.names, schema.types, strict=True))
     features = declared_features(schema)
-    label = _find_label(types, features, path, config.label_column)
-    texts = [name for name in types if _is_text(types[name]) and name != label]
+    label = find_label(types, features, path, config.label_column)
+    texts = [name for name in types if is_text(types[name]) and name != label]
     if options.columns is not None:
         for name in options.columns:
             if name not in texts:
@@ -210,15 +230,15 @@ def _find_columns(schema: pa.Schema, path: Path, config: DataConfig, options: Te
     return Columns(chosen, label, declared_class_names(features.get(label)))
 
 
-def _find_label(types: dict[str, Any], features: dict[str, Any], path: Path, named: str | None) -> str:
+def find_label(types: dict[str, Any], features: dict[str, Any], path: Path, named: str | None) -> str:
     if named is not None:
         if named not in types:
             raise BadInput("data.label_column", named, f"a column of {path.name} ({nearest(named, types)})")
-        if not (pa.types.is_integer(types[named]) or _is_text(types[named])):
+        if not (pa.types.is_integer(types[named]) or is_text(types[named])):
             raise BadInput("data.label_column", named, f"whole numbers or words, but it holds {types[named]}")
         return named
     whole = [name for name in types if pa.types.is_integer(types[name])]
-    fitting = [*whole, *(name for name in types if _is_text(types[name]))]
+    fitting = [*whole, *(name for name in types if is_text(types[name]))]
     usual = [name for name in _LABELS if name in fitting] or (whole if len(whole) == 1 else [])
     if not usual:
         expected = f"the name of the column of classes; {path.name} has {', '.join(types) or 'none'}"
@@ -226,7 +246,7 @@ def _find_label(types: dict[str, Any], features: dict[str, Any], path: Path, nam
     return usual[0]
 
 
-def _is_text(kind: Any) -> bool:
+def is_text(kind: Any) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from stillroom.data.config import AugmentationConfig
+from stillroom.errors import BadInput
 from stillroom.randomness import counter_uniform
 
 NO_TOKEN = -1
@@ -35,7 +36,7 @@ class Tokenization:
     vocabulary: int  # ids are below it
     special: tuple[int, ...]  # ids that no word has, such as [CLS] and [SEP]
     replacement: int  # the id that stands for a dropped token: [MASK], else [UNK]
-    json: str  # the tokenizer, as a file of the `tokenizers` library
+    json: str  # the tokenizer, as a file of the `tokenizers` library; empty where it is not known
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -44,9 +45,17 @@ class Tokenization:
         return Tokenizer.from_str(self.json)
 
     def decode(self, ids: Tensor) -> str:
-        """The text of one row of ids, int32 [L], without special tokens."""
-        text: str = self._tokenizer.decode([each for each in ids.tolist() if each >= 0])
+        """The text of one row of ids, int32 [L], without special tokens; the ids where no tokenizer is known."""
+        held = [each for each in ids.tolist() if each >= 0]
+        if not self.json:
+            return " ".join(map(str, held))
+        text: str = self._tokenizer.decode(held)
         return text
+
+    def piece(self, token: int) -> str:
+        """One token as the tokenizer writes it; its number where no tokenizer is known."""
+        found = self._tokenizer.id_to_token(token) if self.json else None
+        return str(token) if found is None else str(found)
 
 
 def is_tokens(batch: Tensor) -> bool:
@@ -108,6 +117,10 @@ def text_view(
     """
     if not (config.token_dropout or config.span_mask):
         return ids
+    if not tokens.json:
+        option = "token_dropout" if config.token_dropout else "span_mask"
+        expected = "0: which tokens are words, and which is [MASK], is not known of ids without a tokenizer"
+        raise BadInput(f"data.augmentation.{option}", getattr(config, option), expected)
     words = ids >= 0
     for special in tokens.special:
         words = words & (ids != special)

@@ -82,6 +82,12 @@ def runs_in(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
+def is_of_texts(run: Path) -> bool:
+    """Whether a finished run is of texts, which are explained by their words."""
+    path = run / "summary.json"
+    return path.is_file() and read_json(RunSummary, path).data.vocabulary is not None
+
+
 def load_runs(
     runs: Sequence[Path], tap: str | None, objects: Mapping[Path, RunObjects] | None = None
 ) -> list[RunToExplain]:

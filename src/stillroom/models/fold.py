@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Collection
 from typing import Any
@@ -139,7 +138,7 @@ def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
 
 def _agree(folded: nn.Module, model: nn.Module, example: Tensor, tolerance: float) -> bool:
     """Whether copies of both say the same: in float64, which no shortened GPU arithmetic blurs, if they can."""
-    for convert in (_in_float64, copy.deepcopy):
+    for convert in (_in_float64, _copy):
         try:
             actual, wanted = (convert(each).eval()(convert(example)) for each in (folded, model))
         except Exception:  # code that insists on its precision, or on a norm; a device that has no float64
@@ -149,9 +148,13 @@ def _agree(folded: nn.Module, model: nn.Module, example: Tensor, tolerance: floa
     return False
 
 
+def _copy(what: Any) -> Any:
+    return what.clone() if isinstance(what, Tensor) else copy_model(what)
+
+
 def _in_float64(what: Any) -> Any:
     whole = isinstance(what, Tensor) and not what.is_floating_point()
-    return what if whole else copy.deepcopy(what).double()
+    return what if whole else _copy(what).double()
 
 
 def _close(actual: Tensor, wanted: Tensor, tolerance: float) -> bool:

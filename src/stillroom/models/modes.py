@@ -8,6 +8,7 @@ import io
 import itertools
 import logging
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,16 +40,18 @@ def copy_model(model: nn.Module) -> nn.Module:
     """
     model = getattr(model, "_orig_mod", model)
     # A pruned or normalised weight is computed before each pass, and only what is a leaf can be copied.
-    computed = {
-        id(value): value.detach().clone()
-        for module in model.modules()
-        for value in vars(module).values()
-        if isinstance(value, Tensor) and not value.is_leaf
-    }
+    made_already: dict[int, object] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                made_already[id(value)] = value.detach().clone()
+            elif type(value) is OrderedDict and not value:
+                # A dozen registries of hooks a module: deepcopy would spend most of its time on them.
+                made_already[id(value)] = OrderedDict()
     # Torch copies the parameters of a scripted module as results of an operation, which could not be trained.
     is_script = isinstance(model, torch.jit.ScriptModule)
     with torch.no_grad() if is_script else contextlib.nullcontext():
-        made = copy.deepcopy(model, computed)
+        made = copy.deepcopy(model, made_already)
     for parameter, original in zip(made.parameters(), model.parameters(), strict=True) if is_script else ():
         parameter.requires_grad_(original.requires_grad)
     return made

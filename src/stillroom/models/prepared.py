@@ -19,6 +19,7 @@ from stillroom.models.config import ModelConfig, PreprocessConfig
 from stillroom.models.cost import multiply_adds, parameters
 from stillroom.models.modes import device_of, eval_mode
 from stillroom.models.preprocess import Preprocess, class_index, resolve_preprocess
+from stillroom.models.transformers import take_ids
 from stillroom.models.weights import state_bytes
 from stillroom.observer import Observer
 from stillroom.runtime import Processes
@@ -96,6 +97,7 @@ def with_layout(model: nn.Module, config: ModelConfig, data: ImageSet, field: st
         field=field,
         model=model,
     )
+    model = take_ids(model) if data.tokens is not None else model
     prepared = PreparedModel(model, resolved, data.is_pixels, config.name)
     output = _answer(prepared, data)
     if output is None and data.images.ndim == 4:

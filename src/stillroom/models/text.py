@@ -29,22 +29,21 @@ class TextEmbedding(nn.Module):
 class TextAttention(nn.Module):
     """Multi-head self-attention to tokens alone. Shapes: [B, L, dim], mask [B, L] → [B, L, dim].
 
-    ``query``, ``key`` and ``value`` give these of all heads, [B, L, dim], and ``maps`` softmax(q kᵀ/√d),
-    [B, heads, L, L]: taps for losses on them.
+    ``query``, ``key`` and ``value`` give these of all heads, [B, L, dim]: taps for losses on them.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim)
-        self.query, self.key, self.value, self.maps = (nn.Identity() for _ in range(4))
+        self.query, self.key, self.value = (nn.Identity() for _ in range(3))
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         parts = zip((self.query, self.key, self.value), self.qkv(x).chunk(3, -1), strict=True)
         q, k, v = (tap(part).unflatten(-1, (self.heads, -1)).transpose(1, 2) for tap, part in parts)
         scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-        maps = self.maps(scores.masked_fill(~mask[:, None, None, :], float("-inf")).softmax(-1))
+        maps = scores.masked_fill(~mask[:, None, None, :], float("-inf")).softmax(-1)
         result: Tensor = self.proj((maps @ v).transpose(1, 2).flatten(2))
         return result
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,22 +12,37 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stillroom.data.tokens import DTYPE
 from stillroom.errors import BadInput, format_error, nearest
 from stillroom.files import find_input
 from stillroom.models.external import declare_missing_ops
 
 
-class _TakesIds:
-    """Put before a classifier of the library: token ids int32 [B, L], −1 for none → logits [B, K]."""
+class TakesIds:
+    """Put before a classifier of input_ids and attention_mask: token ids int32 [B, L], −1 for none → logits [B, K]."""
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor | None = None, **given: Any) -> Any:
+        if given or ids is None or ids.dtype != DTYPE:  # as its own code calls it
+            return super().forward(*([] if ids is None else [ids]), **given)  # type: ignore[misc]
         mask = ids >= 0
-        padding = self.config.pad_token_id or 0  # type: ignore[attr-defined]
+        padding = getattr(getattr(self, "config", None), "pad_token_id", None) or 0
         # Not −1 also where padding has no id: each is looked up.
         filled = torch.where(mask, ids, padding).long()
         output = super().forward(input_ids=filled, attention_mask=mask.long())  # type: ignore[misc]
-        logits: Tensor = output.logits
-        return logits
+        return output.logits if hasattr(output, "logits") else output
+
+
+def take_ids(model: nn.Module) -> nn.Module:
+    """A user's model of texts, its parameters and modules the same objects, as one of token ids.
+
+    One whose ``forward`` takes ``input_ids`` is called with these and an ``attention_mask``; any other is as it was.
+    """
+    taken = set(inspect.signature(model.forward).parameters)
+    if isinstance(model, TakesIds) or not {"input_ids", "attention_mask"} <= taken:
+        return model
+    made = copy.copy(model)
+    made.__class__ = type(type(model).__name__, (TakesIds, type(model)), {})
+    return made
 
 
 def build_transformers(
@@ -74,7 +91,7 @@ def build_transformers(
     except Exception as error:  # in whatever words it refuses its config
         expected = f"a model that transformers makes for sequence classification; it raised {format_error(error, 160)}"
         raise BadInput(where, name, expected) from None
-    made.__class__ = type(type(made).__name__, (_TakesIds, type(made)), {})
+    made.__class__ = type(type(made).__name__, (TakesIds, type(made)), {})
     model: nn.Module = made
     return model.train()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from functools import cache
 from importlib import resources
@@ -15,6 +16,7 @@ from stillroom.errors import BadInput
 from stillroom.files import write_text
 from stillroom.report.charts import DARK, LIGHT, TEMPLATE, css, dark_of_light
 from stillroom.report.formats import short
+from stillroom.report.numbers import plot_numbers
 
 _PACKAGE = "stillroom.report"
 # Nothing is fetched and nothing is sent: styles and scripts are the page's own, images are data. Plotly hands a
@@ -24,7 +26,7 @@ POLICY = (
     "base-uri 'none'; form-action 'none'"
 )
 # For a page that reads plotly from a file of its study's folder: from where the page itself is, or from this disk.
-POLICY_BESIDE = POLICY.replace("script-src", "script-src 'self' file:")
+POLICY_IN_STUDY = POLICY.replace("script-src", "script-src 'self' file:")
 
 
 def rendered(template: str, *, figures: dict[str, Any], plotly_at: str | None = None, **context: Any) -> str:
@@ -40,7 +42,7 @@ def rendered(template: str, *, figures: dict[str, Any], plotly_at: str | None = 
         _environment()
         .get_template(template)
         .render(
-            policy=POLICY if plotly_at is None else POLICY_BESIDE,
+            policy=POLICY if plotly_at is None else POLICY_IN_STUDY,
             light=Markup(css(LIGHT)),
             dark=Markup(css(DARK)),
             style=Markup(_text("style.css")),
@@ -96,11 +98,10 @@ def with_code(text: str) -> Markup:
 @cache
 def plotly_text() -> str:
     """Plotly as it can stand inside a ``<script>`` element, or in a file."""
-    # Here and not above: importing plotly takes longer than reading a run.
-    from plotly.offline import get_plotlyjs
-
+    # plotly.js-cartesian-dist-min: all that the plots need, in a third of the whole library.
+    packed = resources.files(_PACKAGE).joinpath("vendor", "plotly-cartesian.min.js.gz").read_bytes()
     # Within a script element these would end it, or change how its end is found.
-    return str(get_plotlyjs()).replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    return gzip.decompress(packed).decode("utf-8").replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 @cache
@@ -112,7 +113,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"unbroken": unbroken, "short": short, "with_code": with_code}
+    environment.filters |= {"unbroken": unbroken, "short": short, "with_code": with_code, "numbers": plot_numbers}
     return environment
 
 

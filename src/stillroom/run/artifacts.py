@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stillroom.data.images import DataPair, Images, ImageSet
 from stillroom.data.quality import measure_quality
+from stillroom.data.tokens import is_tokens
 from stillroom.files import canonical_json, digest, write_bytes
 from stillroom.models.cost import latency
 from stillroom.models.modes import TrainedPart
@@ -29,6 +30,7 @@ from stillroom.train.loop import Progress
 
 EXAMPLES = 36
 LATENCY_BATCHES = (1, 64)
+LATENCY_LENGTHS = (8, 16, 32, 64, 128, 256, 512)  # tokens of a text, at batch 1
 
 TeacherLogits = Mapping[str, Tensor | None]
 
@@ -179,13 +181,18 @@ def write_predictions(
     known = {name: theirs for name, theirs in teacher_logits.items() if theirs is not None}
     several = len(teacher_logits) > 1
     tensors |= {f"teacher_logits/{name}" if several else "teacher_logits": theirs for name, theirs in known.items()}
-    if reference in known and test.task == "single_label" and (test.is_pixels or _is_picture(test.images)):
+    shown = test.tokens is not None or test.is_pixels or _is_picture(test.images)
+    if reference in known and test.task == "single_label" and shown:
         rows = test.labels[:, None]
         before = known[reference].softmax(1).gather(1, rows)
         after = logits.softmax(1).gather(1, rows)
         changed = changed_most((after - before).squeeze(1), EXAMPLES)
         tensors["example_indices"] = changed
-        tensors["example_images"] = _as_bytes(test.images[changed]).contiguous()
+        if test.tokens is not None:
+            texts = [test.tokens.decode(ids) for ids in test.images[changed]]
+            tensors["example_texts"] = torch.tensor(list(json.dumps(texts).encode()), dtype=torch.uint8)
+        else:
+            tensors["example_images"] = _as_bytes(test.images[changed]).contiguous()
     # One entry: safetensors writes several in an order that differs from process to process.
     key = "class_names" if test.task == "single_label" else f"{test.task}_names"
     metadata = {key: json.dumps(list(test.class_names), ensure_ascii=False)}
@@ -234,4 +241,12 @@ def latencies(models: Mapping[str, PreparedModel | None], data: ImageSet) -> Ite
                 continue
             example = prepared.inputs(data.images[:1])
             took = {str(batch): round(latency(prepared.model, example, batch), 4) for batch in LATENCY_BATCHES}
-            yield {"event": "latency", "who": who, "milliseconds": took, "threads": torch.get_num_threads()}
+            line = {"event": "latency", "who": who, "milliseconds": took, "threads": torch.get_num_threads()}
+            if is_tokens(example):
+                # Any ids will do: texts of tokens alone, of some lengths up to that of the data.
+                whole = example.clamp_min(0)
+                line["by_tokens"] = {
+                    str(length): round(latency(prepared.model, whole[:, :length], 1), 4)
+                    for length in sorted({min(each, example.shape[1]) for each in LATENCY_LENGTHS})
+                }
+            yield line

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -200,7 +202,9 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
         student=student,
         losses=components.losses,
         teachers=teachers,
-        sampler=BatchSampler(len(train), recipe.data.batch_size, recipe.seed, train.lengths),
+        sampler=BatchSampler(
+            len(train), recipe.data.batch_size, recipe.seed, train.lengths, balanced_labels(recipe, train)
+        ),
         step=step,
         hooks=hooks,
         relations=relations,
@@ -215,6 +219,20 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
         custom=components.custom,
         trained=trained,
     )
+
+
+def balanced_labels(recipe: Recipe, train: ImageSet) -> npt.NDArray[np.int64] | None:
+    """The class numbers that sampling balances, int64 [N]; None where it does not.
+
+    Raises:
+        BadInput: the images have no one class each.
+    """
+    if recipe.data.sampling == "shuffled":
+        return None
+    if train.task != "single_label" or train.labelled < len(train):
+        got = train.task if train.task != "single_label" else f"{len(train) - train.labelled} images without a label"
+        raise BadInput("data.sampling", "balanced", f"shuffled with {got}: it needs one class for each image")
+    return train.labels.numpy()
 
 
 def file_hashes(files: Mapping[str, Mapping[str, str]]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import platform
@@ -45,6 +46,7 @@ def environment(device: torch.device) -> Environment:
     )
 
 
+@functools.cache
 def _version(package: str) -> str | None:
     """The version that a package was installed as; None where it runs from its sources alone."""
     try:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from stillroom.errors import BadInput
 from stillroom.schema.base import Count, Couple, Items, JsonFile, JsonObject, NonNegative, OptionalItems, Share
 
-EXPLANATION, EXPLANATION_MAPS = "explain.json", "explain-maps.npz"
+EXPLANATION, EXPLANATION_MAPS, EXPLANATION_WORDS = "explain.json", "explain-maps.npz", "explain-words.json"
 HypothesisVerdict = Literal["supported", "refuted", "undecided"]
 MeasureName = Literal["n_fg", "n_bg", "ratio", "d_mean", "d_std", "rho"]
 # The place of a run in the file, or its teacher.
@@ -207,3 +207,60 @@ class Explanation(JsonFile):
                 if place != "teacher" and place >= len(self.runs):
                     raise BadInput("agreement and cka", place, f"the place of a run, 0 to {len(self.runs) - 1}")
         return self
+
+
+class MeanOverTexts(JsonObject):
+    """A mean over texts with its 95% interval, which is over the draw of texts alone."""
+
+    mean: float
+    low: float
+    high: float
+    texts: Count
+
+
+class WordCheckpoint(JsonObject):
+    """Of a student at one checkpoint: how it ranks the words of a text as its teacher does, and as it does at the end.
+
+    Spearman's correlations over the words of each text.
+    """
+
+    epoch: NonNegative
+    with_teacher: MeanOverTexts | None = None
+    with_end: MeanOverTexts | None = None
+
+
+class WordNetwork(JsonObject):
+    """One run's student."""
+
+    run: str
+    name: str
+    role: Literal["explained", "baseline"]
+    seed: int
+    tap: str
+    accuracy: Share
+    checkpoints: Items[WordCheckpoint]
+
+
+class TextWords(JsonObject):
+    """What is kept of each word of a text, in nats more than of its mean word.
+
+    ``kept`` is by network, checkpoint, word.
+    """
+
+    row: Count
+    label: str
+    words: Items[str]
+    teacher: OptionalItems[float] = ()
+    kept: Items[Items[Items[float]]]
+
+
+class WordExplanation(JsonFile):
+    """A whole ``explain-words.json``.
+
+    ``gain`` is how much more the students rank words as the teacher does than the same students from labels.
+    """
+
+    teacher: str | None = None
+    networks: Items[WordNetwork]
+    gain: MeanOverTexts | None = None
+    texts: Items[TextWords]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,8 @@ class Predictions:
 
     Of multi-label and regression data the labels are floats [N, K]; ``task`` says what they are.
     ``teachers`` holds the logits of each teacher by its name, ``reference`` is the one that is compared with.
-    ``example_images`` are uint8 [E, C, H, W], ``example_indices`` their places among the test images.
+    ``example_images`` are uint8 [E, C, H, W], ``example_indices`` their places among the test images; of texts there
+    are ``example_texts`` in their place.
     """
 
     labels: NDArray[Any]
@@ -47,6 +48,7 @@ class Predictions:
     example_indices: Integers | None
     example_images: NDArray[np.uint8] | None
     task: Task = "single_label"
+    example_texts: tuple[str, ...] | None = None
 
     @property
     def teacher_logits(self) -> Floats | None:
@@ -123,18 +125,33 @@ def read_predictions(
         holds = np.isfinite(labels) if found == "regression" else (labels == 0) | (labels == 1)
         expect(bool(holds.all()), "finite labels" if found == "regression" else "labels of 0 and 1")
     indices, pictures = tensors.get("example_indices"), tensors.get("example_images")
-    if indices is None or pictures is None:
-        indices = pictures = None
+    texts = _example_texts(tensors.get("example_texts"), expect)
+    if indices is None or (pictures is None and texts is None):
+        indices = pictures = texts = None
     else:
-        expect(pictures.ndim == 4 and pictures.dtype == np.uint8, "example_images as uint8 [E, C, H, W]")
-        expect(min(pictures.shape[1:]) > 0, "example_images of one pixel or more")
-        expect(indices.shape == (len(pictures),), "one of example_indices for each of example_images")
+        if pictures is not None:
+            expect(pictures.ndim == 4 and pictures.dtype == np.uint8, "example_images as uint8 [E, C, H, W]")
+            expect(min(pictures.shape[1:]) > 0, "example_images of one pixel or more")
+        held = len(pictures if pictures is not None else texts or ())
+        expect(indices.shape == (held,), "one of example_indices for each of example_images or example_texts")
         expect(np.issubdtype(indices.dtype, np.integer), "example_indices as whole numbers")
         expect(bool(((indices >= 0) & (indices < shape[0])).all()), f"example_indices from 0 to {shape[0] - 1}")
         indices = indices.astype(np.int64)
     text = metadata.get("class_names" if found == "single_label" else f"{found}_names")
     names = _class_names(text, shape[1], path)
-    return Predictions(labels, student, teachers, reference, names, indices, pictures, found)
+    return Predictions(labels, student, teachers, reference, names, indices, pictures, found, texts)
+
+
+def _example_texts(coded: NDArray[Any] | None, expect: Callable[[bool, str], None]) -> tuple[str, ...] | None:
+    """The texts of a tensor of bytes, which are a JSON list."""
+    if coded is None:
+        return None
+    try:
+        texts = json.loads(coded.astype(np.uint8).tobytes().decode())
+    except ValueError:
+        texts = None
+    expect(isinstance(texts, list) and all(isinstance(each, str) for each in texts), "example_texts as a list of texts")
+    return tuple(texts)
 
 
 def _class_names(text: str | None, classes: int, path: Path) -> tuple[str, ...]:

@@ -396,8 +396,8 @@ class TimingEvent(JsonObject):
 
     ``progress`` has seconds since the start, images_per_second, peak_memory_mb; ``evaluation`` and ``compile`` seconds;
     ``cache`` images asked of the teacher, seconds, bytes; ``teacher`` answers given live; ``latency`` milliseconds by
-    batch size; ``out_of_memory`` parts; ``resume``, ``task`` and ``finish`` only where; ``phases`` seconds
-    of this process, in all and by what they went to.
+    batch size, and of texts by tokens at batch 1; ``out_of_memory`` parts; ``resume``, ``task`` and ``finish`` only
+    where; ``phases`` seconds of this process, in all and by what they went to.
     """
 
     event: str
@@ -415,6 +415,7 @@ class TimingEvent(JsonObject):
     checks: Count | None = None
     who: str | None = None
     milliseconds: dict[str, float] | None = None
+    by_tokens: dict[str, float] | None = None
     threads: Count | None = None
     phases: dict[str, float] | None = None
 

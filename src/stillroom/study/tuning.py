@@ -318,7 +318,7 @@ def _file_in(folder: Path) -> str:
 
     folder.mkdir(parents=True, exist_ok=True)
     # Written by SQLAlchemy, as a folder's name may hold what means something in a URL.
-    return URL.create("sqlite", database=str(folder.absolute() / _DATABASE)).render_as_string()
+    return str(URL.create("sqlite", database=str(folder.absolute() / _DATABASE)).render_as_string())
 
 
 def without_password(url: str) -> str:

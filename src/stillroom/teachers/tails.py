@@ -84,7 +84,7 @@ class TeacherTail(nn.Module):
                 return gap @ head.to(gap.dtype).T
             # Forward mode takes one pass instead of two backward passes; fused attention does not support it.
             with sdpa_kernel(SDPBackend.MATH):
-                pushed: tuple[Tensor, Tensor] = torch.func.jvp(self, (features.detach(),), (gap,))  # type: ignore[assignment]
+                pushed: tuple[Tensor, Tensor] = torch.func.jvp(self, (features.detach(),), (gap,))
             return pushed[1]
 
 

@@ -204,7 +204,7 @@ class Launched(Processes):
         # Not every build of torch has it, but those that launch processes do.
         from torch.distributed.nn.functional import all_gather
 
-        return torch.cat(list(all_gather(tensor.contiguous())))  # type: ignore[no-untyped-call]
+        return torch.cat(list(all_gather(tensor.contiguous())))
 
     def copy_buffers(self, module: nn.Module) -> None:
         """Broadcast each buffer from process 0."""

@@ -195,7 +195,9 @@ class Trainer:
                 return self._backward(wrapped, batch, progress, total)
             except Exception as error:
                 if self.config.compile and is_compile_error(error):
-                    reason = shorten(str(error).strip().partition("\n")[0], 200)
+                    lines = [line for line in str(error).splitlines() if line.strip()]
+                    # The first line of inductor's says who raised it, the second what.
+                    reason = shorten(" ".join(lines[:2]), 200)
                     expected = f"false: torch.compile cannot compile this student here ({reason})"
                     raise BadInput("training.compile", True, expected) from None
                 if not is_out_of_memory(error):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stillroom.diagnose.audit.source import listed_weights, source_text
-from stillroom.diagnose.audit.tape import Node, RecordedLoss, Source, Tape, replay, tensors_in
+from stillroom.diagnose.audit.tape import OF_CLASSES, Call, Node, RecordedLoss, Source, Tape, replay, tensors_in
 from stillroom.diagnose.checks.loop.record import Answers, ComparingTerm, LostTerm, Oddity, Term
 from stillroom.diagnose.checks.loss.context import spoken_lines
 
@@ -154,14 +154,17 @@ def loss_function(nodes: Sequence[Node]) -> Node | None:
     return own[-1] if own else None
 
 
-def term(tape: Tape, summand: Summand, learners: int, teachers: int, labels: Iterable[Tensor]) -> Term:
-    """One summand, described."""
+def term(
+    tape: Tape, summand: Summand, learners: int, teachers: int, labels: Iterable[Tensor], students: int | None = None
+) -> Term:
+    """One summand, described; ``students`` are the learners with what was cut off from their gradient."""
     tensor, named = summand.tensor, summand.named
     sources, gradient = tape.bits(tensor)
     nodes = [tape.nodes[i] for i in tape.ancestors(tensor)]
     node = loss_function(nodes)
     wanted = {id(each) for each in labels}
     reads = any(id(given) in wanted for each in nodes for given in each.inputs)
+    chosen = [each for each in nodes if each.name in OF_CLASSES and tape.chosen_classes(each) is not None]
     return Term(
         place=str(node.place) if node is not None and node.place is not None else None,
         function=node.name if node is not None else "",
@@ -170,15 +173,75 @@ def term(tape: Tape, summand: Summand, learners: int, teachers: int, labels: Ite
         labels=reads,
         student=bool(gradient & learners),
         teacher=bool(sources & teachers),
-        reads_student=bool(sources & learners),
+        reads_student=bool(sources & (learners if students is None else students)),
         summed=_summed(nodes),
         weight_names=summand.names,
         weight_lists=_listed(summand, named or node),
         apart=bool(gradient & learners and sources & teachers and _pushes_apart(nodes, node, summand.weight)),
         spread=_spread(tape, nodes, learners, teachers) if gradient & learners and sources & teachers else None,
         factors=summand.factors,
+        chosen=next((each.overwrites for each in chosen if each.overwrites), "") if chosen else None,
         words=spoken(named.place.file) if named is not None and named.place is not None else "",
     )
+
+
+def cut_off(
+    tape: Tape, gradient: int, learners: int, teachers: int, held: Callable[[Call], set[int]], trained: set[int]
+) -> tuple[Call, Call] | None:
+    """Networks that alone learn from a term, as what they are given of the student is cut off from its gradient.
+
+    Args:
+        tape: the window.
+        gradient: what the term's gradient reaches.
+        learners: sources that learn.
+        teachers: sources that teach.
+        held: the parameters of a call's network that an optimizer holds.
+        trained: those that the gradient of the whole loss reaches.
+
+    Returns:
+        The call of such a network and the call that its input comes from; None where the gradient goes on to a network
+        that reads the batch.
+    """
+    found: tuple[Call, Call] | None = None
+    todo, seen = gradient & learners, 0
+    while todo:
+        bit = todo & -todo
+        seen |= bit
+        todo &= ~bit
+        source = tape.sources[bit.bit_length() - 1]
+        call = source.call
+        if call is None:
+            if source.kind == "parameter":
+                continue
+            return None
+        onward = call.flowing & learners
+        todo |= onward & ~seen
+        if onward:
+            continue
+        givers = [each for each in tape.networks(call.sources) if each.module is not call.module]
+        if not givers:
+            return None  # it reads the batch: the student itself
+        giver = next((each for each in givers if held(each) and held(each) <= trained), None)
+        # A generator's images are given to teacher and student alike.
+        fed = (each for each in bits(teachers, tape.sources) if each.call is not None)
+        if giver is not None and not any(each.call.sources & call.sources for each in fed if each.call is not giver):  # type: ignore[union-attr]
+            found = call, giver
+    return found
+
+
+def trained_parameters(tape: Tape, gradient: int, held: Callable[[Call], set[int]]) -> set[int]:
+    """The parameters that a loss's gradient reaches, through networks that were given others' outputs, too."""
+    found: set[int] = set()
+    todo, seen = gradient, 0
+    while todo:
+        bit = todo & -todo
+        seen |= bit
+        call = tape.sources[bit.bit_length() - 1].call
+        todo &= ~bit
+        if call is not None:
+            found |= held(call)
+            todo |= call.flowing & ~seen
+    return found
 
 
 # What leaves the sign of a value as it is.
@@ -293,8 +356,10 @@ def flat(tensor: Tensor, class_dim: int) -> Tensor:
 _SOFTMAX = ("softmax", "log_softmax", "cross_entropy", "argmax", "max", "topk", "nll_loss", "logsumexp", "softmin")
 
 
-def answers(tape: Tape, raw: Raw, learners: int, teachers: int) -> tuple[Answers | None, Source | None, Source | None]:
-    """The logits of both in a loss, with the labels; and the sources that they came from."""
+def answers(
+    tape: Tape, raw: Raw, learners: int, teachers: int, as_function: bool = True
+) -> tuple[Answers | None, Source | None, Source | None]:
+    """The logits of both in a loss, with the labels, and the loss as a function of them; and their sources."""
     nodes = [tape.nodes[i] for i in raw.nodes if tape.nodes[i].call is None]
     softmaxed = 0
     for node in nodes:
@@ -332,7 +397,7 @@ def answers(tape: Tape, raw: Raw, learners: int, teachers: int) -> tuple[Answers
     labels, handed = label_tensor(tape, [node for node in nodes if node.sources & own], rows, classes)
     both = [student.tensor] + ([teacher.tensor] if teacher is not None else [])
     follow = both + ([handed] if handed is not None and handed.numel() == rows else [])
-    loss: RecordedLoss | None = replay(tape, raw.loss, follow) if teacher is not None else None
+    loss: RecordedLoss | None = replay(tape, raw.loss, follow) if teacher is not None and as_function else None
     common = _common_node(tape, nodes, student, teacher) if teacher is not None else None
     return (
         Answers(
@@ -345,7 +410,7 @@ def answers(tape: Tape, raw: Raw, learners: int, teachers: int) -> tuple[Answers
             place=str(common.place) if common is not None and common.place is not None else None,
             class_dim=dim,
             ignored=_ignored(labels, student.tensor.shape, dim),
-            teacher_terms=_comparing(tape, raw, both) if teacher is not None else [],
+            teacher_terms=_comparing(tape, raw, both) if teacher is not None and as_function else [],
         ),
         student,
         teacher,
@@ -440,13 +505,21 @@ def oddities(tape: Tape, raw: Raw, learners: int, teachers: int) -> list[Oddity]
             rows = _sample(given, 1)
             if _simplex(rows) and rows.shape[-1] > 2:
                 add("cross_entropy_of_probabilities", node, given)
+            if _takes_softened(tape, node, raw):
+                add("labels_softened", node, given)
         elif node.name == "nll_loss" and given.dim() >= 2:
             rows = _sample(given, 1)
             if _simplex(rows):
                 add("nll_of_probabilities", node, given)
             elif bool((rows > 0).any()) and bool((rows.logsumexp(-1).abs() > 1e-2).any()):
                 add("nll_of_logits", node, given)
+        elif node.name in _MIXES and _mixes_rows(node):
+            add(
+                "rows_mixed", node, next(each for each in node.inputs if tape.bits(each)[1] & learners or each is given)
+            )
         elif node.name == "kl_div":
+            if _after(tape, given, "log_softmax") and _after(tape, node.argument(1, "target"), "softmax"):
+                add("temperature_after_softmax", node, given)
             target = node.argument(1, "target")
             first, second = given.detach()[:64].float(), target.detach()[:64].float()
             if first.dim() and _simplex(first.reshape(-1, first.shape[-1])) and first.shape[-1] > 1:
@@ -459,6 +532,36 @@ def oddities(tape: Tape, raw: Raw, learners: int, teachers: int) -> list[Oddity]
             elif second.dim() and in_logs and _simplex(second.reshape(-1, second.shape[-1])):
                 add("kl_div_log_target_probabilities", node, target)
     return found
+
+
+_MIXES = frozenset(("mul", "__rmul__", "mse_loss", "l1_loss", "smooth_l1_loss"))
+
+
+def _mixes_rows(node: Node) -> bool:
+    """Whether [B] and [B, 1] meet in an operation that broadcasts them to [B, B]."""
+    given = [each for each in node.inputs if each.is_floating_point()]
+    if len(given) != 2 or {each.dim() for each in given} != {1, 2}:
+        return False
+    row, column = sorted(given, key=lambda each: each.dim())
+    return len(row) > 1 and column.shape == (len(row), 1)
+
+
+def _after(tape: Tape, tensor: Tensor, name: str) -> bool:
+    """Whether a tensor is what a softmax gave, divided by a number."""
+    number, index = _divided_by(tape, tensor), tape.origin(tensor)
+    if index is None or abs(number - 1) < 1e-6:
+        return False
+    before = tape.origin(tape.nodes[index].inputs[0])
+    return before is not None and tape.nodes[before].name == name
+
+
+def _takes_softened(tape: Tape, node: Node, raw: Raw) -> bool:
+    """Whether a labels' term takes logits that were divided for a softened term, which reads the same tensor."""
+    target, given = node.argument(1, "target"), node.inputs[0]
+    if _divided_by(tape, given) < 1.5 or not isinstance(target, Tensor) or target.is_floating_point():
+        return False
+    softened = (tape.nodes[i] for i in raw.nodes if tape.nodes[i].name == "log_softmax")
+    return any(each.inputs[0] is given for each in softened)
 
 
 def _one_hot(rows: Tensor) -> bool:

@@ -90,6 +90,83 @@ def counted_loops(frame: Any, depth: int = 12) -> list[CountedLoop]:
     return found
 
 
+def overwritten_input(frame: Any, tensor: Any, depth: int = 6) -> str | None:
+    """The variable of a frame, or of a caller, that was handed something else, and that now holds a tensor.
+
+    Handed by a parameter or by the loop that the frame stands in, and assigned anew from what is none of these.
+    """
+    while frame is not None and depth:
+        file = frame.f_code.co_filename
+        names = _overwritten(file, frame.f_lineno) if file.endswith(".py") else frozenset()
+        for name in names:
+            variable, _, key = name.partition("[")
+            value = frame.f_locals.get(variable)
+            if key and isinstance(value, Mapping):
+                value = next((each for one, each in value.items() if f"{one!r}]" == key), None)
+            if value is tensor:
+                return name
+        frame, depth = frame.f_back, depth - 1
+    return None
+
+
+@cache
+def _overwritten(file: str, line: int) -> frozenset[str]:
+    """Variables of the function around a line that hold an input at first, and are assigned anew from another thing."""
+    tree = _tree(file)
+    if tree is None:
+        return frozenset()
+    functions = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body[0].lineno <= line <= (node.end_lineno or node.lineno)
+    ]
+    scope: ast.AST = max(functions, key=lambda node: node.lineno, default=tree)
+    given: set[str] = set()
+    if isinstance(scope, ast.FunctionDef | ast.AsyncFunctionDef):
+        given = {each.arg for each in (*scope.args.posonlyargs, *scope.args.args, *scope.args.kwonlyargs)}
+    looped = {name for loop in _loops(file, line) for name in _stored(loop.target)}
+    assigned = [
+        (name, node.value)
+        for node in ast.walk(scope)
+        if isinstance(node, ast.Assign) and node.lineno <= line
+        for target in node.targets
+        for name in _stored(target)
+    ]
+    # What is unpacked from the loop's variable is handed by the loop, too.
+    given |= looped | {name for name, value in assigned if _root(value) in looped}
+    return frozenset(
+        name for name, value in assigned if name.partition("[")[0] in given and _root(value) not in {name, *looped}
+    )
+
+
+def _stored(target: ast.expr) -> list[str]:
+    """The variables, and entries of mappings by a constant key, that an assignment stores in."""
+    if isinstance(target, ast.Name):
+        return [target.id]
+    if isinstance(target, ast.Tuple | ast.List):
+        return [name for each in target.elts for name in _stored(each)]
+    if (
+        isinstance(target, ast.Subscript)
+        and isinstance(target.value, ast.Name)
+        and isinstance(target.slice, ast.Constant)
+        and isinstance(target.slice.value, str)
+    ):
+        return [f"{target.value.id}[{target.slice.value!r}]"]
+    return []
+
+
+def _root(node: ast.expr) -> str | None:
+    """The variable that an expression picks from or converts: of ``batch["y"].to(device)`` it is ``batch``."""
+    while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
+        if isinstance(node, ast.Call):
+            if not isinstance(node.func, ast.Attribute):
+                return None
+            node = node.func
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else None
+
+
 def _range(node: ast.expr) -> ast.Call | None:
     """The call of ``range`` in what a loop runs over, be it inside a progress bar's."""
     if not isinstance(node, ast.Call):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import sysconfig
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from stillroom.diagnose.audit.source import overwritten_input
 
 # A window holds its tensors until it ends; where it holds more than this, its oldest half is forgotten.
 MAX_NODES, MAX_BYTES = 6000, 512 * 2**20
@@ -56,7 +59,7 @@ class CodeLine:
     line: int
 
     def __str__(self) -> str:
-        return f"{Path(self.file).name}:{self.line}"
+        return f"{os.path.basename(self.file)}:{self.line}"
 
 
 _is_user: dict[str, bool] = {}
@@ -139,12 +142,13 @@ class Call:
     inputs: tuple[Tensor, ...]  # the tensors that it was given
     outputs: tuple[Tensor, ...] = ()  # the tensors that it gave
     inner: list[Call] = field(default_factory=list)  # calls of modules with parameters inside it, the outermost of each
-    # What the modules inside it gave, and which module each.
+    # What the modules inside it gave, and which module each; what was cut off from their gradients, as by a hook, too.
     inside: list[tuple[weakref.ref[Tensor], nn.Module]] = field(default_factory=list)
     # Functions that act differently in training (dropout, batch norm) and did so.
     live: set[str] = field(default_factory=set)
     still: set[str] = field(default_factory=set)  # those that were there and were switched off
     sources: int = 0  # what its inputs were computed from, as bits of the tape's sources
+    flowing: int = 0  # of these, what its inputs' gradient reaches
     first_source: int = 0  # the first source of the tape that was met inside it
     start_bytes: int = 0  # what the tape held before it
 
@@ -156,6 +160,7 @@ class Source:
     kind: str  # ``network``, ``inside`` (an activation that a hook took), ``parameter`` or ``constant``
     tensor: Tensor  # its value
     call: Call | None = None  # the module call that it came from
+    derived: bool = False  # of ``inside``: whether a function of a hook, or of the network, made it without a gradient
     earlier: tuple[Call, ...] = ()  # for a constant, the networks whose outputs it was made of in an earlier step
 
 
@@ -176,12 +181,14 @@ class Node:
     gradient: int
     call: Call | None = None
     names: tuple[tuple[str, bool], ...] = ()
+    overwrites: str | None = None  # of a loss of class numbers, the user's variable of other content that they took
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """An argument by position or name."""
         return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
 
 
+OF_CLASSES = ("cross_entropy", "nll_loss")
 _MULTIPLIES = frozenset(("mul", "__rmul__", "mul_", "multiply"))
 
 
@@ -241,6 +248,7 @@ class Tape(TorchFunctionMode):
         self._origin: dict[int, tuple[int, int]] = {}
         self._bit: dict[int, int] = {}
         self._inside: dict[int, tuple[weakref.ref[Tensor], Call, nn.Module]] = {}
+        self._cut: set[int] = set()
         for key, reference, calls in survivors:
             if reference() is not None:
                 for call in calls:
@@ -352,6 +360,9 @@ class Tape(TorchFunctionMode):
         if name in _MULTIPLIES and outputs[0].dim() == 0:
             numbers = [each for each in args[:2] if isinstance(each, float) and 0 < each < 1 and each != 0.5]
             node.names = names_of(numbers[0]) if numbers else ()
+        elif name in OF_CLASSES:
+            chosen = self.chosen_classes(node)
+            node.overwrites = overwritten_input(user_frame(2), chosen) if chosen is not None else None
         self._add(node)
 
     def _add(self, node: Node) -> None:
@@ -379,12 +390,23 @@ class Tape(TorchFunctionMode):
             self.sources.append(self._source(tensor) if call is None else Source("network", tensor, call))
         return bit, bit if tensor.requires_grad else 0
 
+    def chosen_classes(self, node: Node) -> Tensor | None:
+        """The class numbers that a loss reads, where they were computed from networks' outputs and no labels."""
+        target = node.argument(1, "target")
+        if not isinstance(target, Tensor) or target.is_floating_point() or target.dtype is torch.bool:
+            return None
+        mask = self.bits(target)[0]
+        plain = [each for i, each in enumerate(self.sources) if mask >> i & 1 and each.kind == "constant"]
+        if not self.networks(mask) or any(not each.earlier and not each.tensor.is_floating_point() for each in plain):
+            return None
+        return target
+
     def _source(self, tensor: Tensor) -> Source:
         inside = self._inside.get(id(tensor))
         earlier = self._earlier.get(id(tensor))
         if inside is not None and inside[0]() is tensor:
             self.hooked.add(inside[2])
-            return Source("inside", tensor, inside[1])
+            return Source("inside", tensor, inside[1], derived=id(tensor) in self._cut)
         if isinstance(tensor, nn.Parameter) or (tensor.requires_grad and tensor.is_leaf):
             return Source("parameter", tensor)
         if earlier is not None and earlier[0]() is tensor:
@@ -431,7 +453,9 @@ class Tape(TorchFunctionMode):
             tuple(tensors_in(args, kwargs)),
         )
         for tensor in call.inputs:
-            call.sources |= self.bits(tensor)[0]
+            sources, flowing = self.bits(tensor)
+            call.sources |= sources
+            call.flowing |= flowing
         call.first_source, call.start_bytes = len(self.sources), self._bytes
         self.open.append(call)
         return call
@@ -454,13 +478,20 @@ class Tape(TorchFunctionMode):
             tensor = reference()
             if tensor is not None and id(tensor) not in given:
                 self._inside[id(tensor)] = (reference, call, giver)
-        call.inside = []
         start = min(call.start, len(self.nodes))
+        without_gradient = []
         for node in self.nodes[start:]:
             for tensor in node.outputs:
                 if self._origin.get(id(tensor), (-1, 0))[0] >= start:
                     del self._origin[id(tensor)]
+                    cut = node.call is None and not tensor.requires_grad and tensor.is_floating_point()
+                    if cut and not any(tensor is each for each in node.inputs):
+                        without_gradient.append(weakref.ref(tensor))
         del self.nodes[start:]
+        if without_gradient:
+            node = tensor = None  # type: ignore[assignment]
+            self._keep_cut(call, without_gradient, given)
+        call.inside = []
         self._bytes = min(self._bytes, call.start_bytes)
         for source in self.sources[call.first_source :]:
             self._bit.pop(id(source.tensor), None)
@@ -485,6 +516,16 @@ class Tape(TorchFunctionMode):
         if self.open:
             self.open[-1].inner.append(call)
         return True
+
+    def _keep_cut(self, call: Call, made: Iterable[weakref.ref[Tensor]], given: Container[int]) -> None:
+        """What functions inside a network made without a gradient, and somebody keeps: a hook's ``output.detach()``."""
+        for reference in made:
+            tensor = reference()
+            if tensor is not None and id(tensor) not in given:
+                self._inside[id(tensor)] = (reference, call, call.module)
+                self._cut.add(id(tensor))
+                for parent in self.open[-1:]:
+                    parent.inside.append((reference, call.module))
 
     @property
     def calls(self) -> list[Call]:
@@ -623,6 +664,8 @@ _HOLE = torch.empty(0)
 
 def _without_tensors(value: Any) -> Any:
     """Arguments with a placeholder for each tensor, so that the tape's tensors are not kept."""
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, Tensor):
         return _HOLE
     if isinstance(value, tuple) and hasattr(value, "_fields"):

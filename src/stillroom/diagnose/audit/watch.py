@@ -150,6 +150,8 @@ class Watch:
         self._familiar: weakref.WeakKeyDictionary[nn.Module, Familiar] = weakref.WeakKeyDictionary()
         self._again = AGAIN
         self._woken: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
+        # Optimizers whose parameters held gradients when the first backward of a step began.
+        self._left_over: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
         self._reset_window()
 
     # Start, stop, and what is patched in between.
@@ -275,6 +277,8 @@ class Watch:
         self._window_graded: list[tuple[Call, dict[str, nn.Parameter]]] = []
         self._window_update: tuple[list[Tensor], list[Tensor], float | None] | None = None
         self._window_stuck: float | None = None
+        self._window_gradients: set[str] = set()
+        self._window_clips: list[bool] = []
         self._window_clipped: tuple[float, set[int]] | None = None
         self._window_loops: list[Any] = []
         # Parameters of the networks, listed once while the window is judged.
@@ -383,7 +387,7 @@ class Watch:
     def _note_whole(self) -> None:
         """What a step saw whole need not be seen so again, unless a part of it was used outside."""
         for module, (familiar, way, call) in self._window_whole.items():
-            if not any(each in self._tape.hooked for each in familiar.parts[1:]):
+            if not any(each in self._tape.hooked for each in familiar.parts):
                 self._familiar[module] = familiar
                 count, live, still = familiar.runs.get(way, (0, set(), set()))
                 familiar.runs[way] = count + 1, live | call.live, still | call.still
@@ -493,6 +497,9 @@ class Watch:
         where = place(4)
         text = str(where) if where else None
         self._tape.looked_at = None
+        if "backward" not in events:
+            held = [each for each in self._phase_optimizers if _has_gradient(each)]
+            self._left_over = weakref.WeakSet(held)
         self._window_events.append(("backward", text))
         for loss in tensors_in(tensors if isinstance(tensors, list | tuple) else (tensors,)):
             if loss.numel() != 1:
@@ -551,8 +558,16 @@ class Watch:
                 self._close_window()  # the closure computes the next step
             if not self._deep:
                 return
+            names = [name for name, _ in self._window_events]
             self._note_step_line()
             self._window_optimizers.append(optimizer)
+            if not closure:
+                if optimizer in self._left_over:
+                    self._window_gradients.add("left_over")
+                if "backward" in names and _last(names, "zero_grad") > _last(names, "backward"):
+                    self._window_gradients |= set() if _has_gradient(optimizer) else {"cleared"}
+                if "scaler.scale" in names and not {"scaler.step", "scaler.unscale_"} & set(names):
+                    self._window_gradients.add("scaled")
             if len(self._window_optimizers) == 1 and not closure:
                 self._note_gradients()
             phase = self.phases[-1] if self.phases else None
@@ -584,6 +599,7 @@ class Watch:
     def _note_clipped(self, parameters: Any) -> None:
         """Gradients that are clipped with the others, and that no optimizer uses."""
         graded = [p for p in parameters if p.grad is not None and not p.grad.is_sparse]
+        self._window_clips.append(any(id(p) in self._learners for p in parameters))
         foreign = [p for p in graded if id(p) not in self._learners]
         if foreign:
             own, whole = (
@@ -596,7 +612,8 @@ class Watch:
         """Parameters that have a gradient, by the outermost module that holds them."""
         seen: set[int] = set()
         for call in self._tape.calls:
-            if id(call.module) in seen:
+            # What ran without gradients gave none.
+            if id(call.module) in seen or not call.grad:
                 continue
             seen.add(id(call.module))
             with _past_modes():
@@ -931,6 +948,8 @@ class Watch:
     ) -> Step:
         self._learners |= parameters
         for each in optimizers:
+            if each not in self._phase_optimizers:
+                phase.extra["optimizers"] = phase.extra.get("optimizers", 0) + 1
             self._phase_optimizers.add(each)
         step = Step(phase.made, phase.epochs, events=list(self._window_events))
         step.learning_rate = max((_rate(each) for each in optimizers), default=0.0)
@@ -987,6 +1006,24 @@ class Watch:
         held = sum(p.numel() for p in parameters if id(p) in self._learners)
         return held / max(1, sum(p.numel() for p in parameters))
 
+    def _held_parameters(self, call: Call) -> set[int]:
+        return {id(p) for p in self._parameters(call.module) if p.requires_grad and id(p) in self._learners}
+
+    def _is_cut(self, source: Source) -> bool:
+        """Whether something of a network that learns was cut off from its gradient before it was given out."""
+        call = source.call
+        return (
+            call is not None
+            and call.grad
+            and source.tensor.is_floating_point()
+            and not source.tensor.requires_grad
+            and self._held(call.module) > 0
+            and self._side(call.module) != "teacher"
+        )
+
+    def _cut_bits(self) -> int:
+        return sum(1 << index for index, source in enumerate(self._tape.sources) if self._is_cut(source))
+
     def _fill(self, step: Step, keep_tape: bool) -> None:
         tape = self._tape
         learners = 0
@@ -1036,12 +1073,17 @@ class Watch:
             owners = (c.module for c in tape.calls if foreign & {id(p) for p in c.module.parameters()})
             step.clipped_for = next((self._network(each) for each in owners), None)
         step.escaped = bool(tape.escaped)
+        step.gradients = frozenset(self._window_gradients)
+        step.clips_others = bool(self._window_clips) and not any(self._window_clips)
         step.pulled = self._pulled_targets()
         for call, graded in self._window_graded:
             flows = any(each.gradient for each in step.calls if each.network is self._network(call.module))
             left_out = self._left_out(call, graded) if flows else None
             if left_out is not None:
                 step.left_out.append(left_out)
+            frozen = self._frozen(call)
+            if flows and frozen is not None:
+                step.left_out.append(frozen)
 
     def _own_bits(self) -> dict[int, int]:
         """By the identity of a call, the bits of its outputs and inner activations."""
@@ -1062,9 +1104,11 @@ class Watch:
                 assert call is not None
                 if not call.sources & learners or not call.grad or not source.tensor.requires_grad:
                     teachers |= bit
-            elif (source.kind == "inside" and source.call is not None and not source.tensor.requires_grad) or (
-                source.kind == "constant" and self._are_answers(source)
-            ):
+            elif source.kind == "inside" and source.call is not None and not source.tensor.requires_grad:
+                # What a hook detached is no target, as an activation that has no gradient by itself may be.
+                cut = source.derived and self._is_cut(source)
+                teachers |= bit if not cut or self._are_answers(source) else 0
+            elif source.kind == "constant" and self._are_answers(source):
                 teachers |= bit
         both = self._taught_teacher(learners, teachers)
         return learners & ~both, teachers | both
@@ -1168,7 +1212,9 @@ class Watch:
         made: dict[int, CallFacts],
     ) -> BackwardFacts:
         tape = self._tape
-        answers, student, teacher = facts.answers(tape, raw, learners, teachers)
+        # Some steps say what the loss is as a function.
+        done = len(self.phases[-1].steps)
+        answers, student, teacher = facts.answers(tape, raw, learners, teachers, done < 4 or done % 5 == 0)
         labels = []
         if answers is not None:
             answers.student_call = made.get(id(student.call)) if student is not None else None
@@ -1184,7 +1230,14 @@ class Watch:
             labels += [t for t in node.inputs if not t.is_floating_point() and t.dtype is not torch.bool]
         scaled = any(name == "scaler.scale" for name, _ in self._window_events)
         summands = facts.summands(tape, raw.loss)
-        terms = [facts.term(tape, summand, learners, teachers, labels) for summand in summands]
+        students = learners | self._cut_bits()
+        terms = [facts.term(tape, summand, learners, teachers, labels, students) for summand in summands]
+        trained = facts.trained_parameters(tape, raw.gradient, self._held_parameters)
+        for summand, term in zip(summands, terms, strict=True):
+            gradient = tape.bits(summand.tensor)[1]
+            cut = facts.cut_off(tape, gradient, learners, teachers, self._held_parameters, trained)
+            if cut is not None:
+                term.cut_off = self._network(cut[0].module), self._network(cut[1].module)
         return BackwardFacts(
             place=raw.place,
             value=value,
@@ -1213,7 +1266,18 @@ class Watch:
         share = sum(p.numel() for p in missing.values()) / max(1, sum(p.numel() for p in every))
         fresh = any(self._is_fresh(each) for each in missing.values())
         where = str(call.place) if call.place else None
-        return LeftOut(network, tuple(missing), share, role, where, fresh)
+        return LeftOut(network, tuple(missing), share, role, where, False, fresh)
+
+    def _frozen(self, call: Call) -> LeftOut | None:
+        """Parameters of a network that learns which an optimizer holds and which require no gradient."""
+        held = [p for p in self._parameters(call.module) if id(p) in self._learners]
+        if not held or all(p.requires_grad for p in held):
+            return None
+        frozen = {n: p for n, p in call.module.named_parameters() if id(p) in self._learners and not p.requires_grad}
+        share = sum(p.numel() for p in frozen.values()) / sum(p.numel() for p in self._parameters(call.module))
+        fresh = all(self._is_fresh(each) for each in frozen.values())
+        where = str(call.place) if call.place else None
+        return LeftOut(self._network(call.module), tuple(frozen), share, "student", where, True, fresh)
 
     def _is_fresh(self, parameter: Tensor) -> bool:
         """Whether a parameter was neither trained nor loaded, nor copied from one that was."""
@@ -1289,6 +1353,12 @@ def _stuck(parameters: Sequence[Tensor], before: Sequence[Tensor]) -> float | No
             alike += int((moving & (parameter.detach().flatten()[:UPDATE_NUMBERS] == old)).sum())
             count += int(moving.sum())
     return alike / count if count else None
+
+
+def _has_gradient(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether some parameter of an optimizer has a gradient that is not 0."""
+    given = (p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
+    return any(bool(each.any()) for each in given)
 
 
 def _rate(optimizer: Any) -> float:

@@ -103,7 +103,10 @@ def data_checks(quality_of: Callable[[ContextT], DataQuality]) -> tuple[Check[Co
             "ratio": found.imbalance,
             "without_images": found.empty_classes,
         }
-        words = "Collect more images of the small classes, and judge by the accuracy of each class, not by top-1."
+        words = (
+            "Collect more images of the small classes, or show them as often (data.sampling=balanced), and judge by "
+            "the accuracy of each class, not by top-1."
+        )
         if not found.largest:
             raise Skip("No training image has a label.")
         if found.empty_classes and found.unlabelled:

@@ -104,6 +104,7 @@ def _change(
             traces.append(
                 {
                     "type": "bar",
+                    "name": f"{escaped(name)}: {what}",
                     "x": steps,
                     "y": rounded(sign * values),
                     "offset": place * width - 0.4,

@@ -358,9 +358,10 @@ def _class_words(ordered: Sequence[ClassRow], some: bool, compared: bool) -> str
 
 @dataclass(frozen=True)
 class ExampleImage:
-    """One test image with the guesses of both models, and the probability of its true class."""
+    """One test image or text with the guesses of both models, and the probability of its true class."""
 
-    uri: str
+    uri: str  # of an image
+    text: str  # of a text, as its tokens say it
     index: int
     label: str
     teacher_guess: str
@@ -387,8 +388,8 @@ class ExampleImage:
 
 def example_images(predictions: Predictions, student: ImageScores, teacher: ImageScores) -> list[ExampleImage]:
     """The images of a run whose answer changed, at most 60, those whose true class changed most first."""
-    indices, pixels = predictions.example_indices, predictions.example_images
-    if indices is None or pixels is None:
+    indices, pixels, texts = predictions.example_indices, predictions.example_images, predictions.example_texts
+    if indices is None:
         return []
     change = np.abs(student.true_probability[indices] - teacher.true_probability[indices])
     names = predictions.class_names
@@ -399,7 +400,8 @@ def example_images(predictions: Predictions, student: ImageScores, teacher: Imag
             continue
         found.append(
             ExampleImage(
-                uri=png_uri(pixels[place]),
+                uri="" if pixels is None else png_uri(pixels[place]),
+                text="" if texts is None else texts[place],
                 index=index,
                 label=names[int(predictions.labels[index])],
                 teacher_guess=names[int(teacher.guess[index])],

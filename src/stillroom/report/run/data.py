@@ -47,6 +47,7 @@ class RunData:
     train: tuple[Row, ...]  # the figures of each line of training, with ``step`` and ``epoch``
     test: tuple[Row, ...]  # those of each evaluation
     latency: dict[str, dict[int, float]]  # for ``student`` and ``teacher`` milliseconds by batch size
+    latency_by_tokens: dict[str, dict[int, float]]  # of texts: milliseconds at batch 1 by the number of tokens
     latency_threads: tuple[int, ...]  # the CPU threads that these were measured with
     environment: dict[str, str]  # versions and machine, as text
     predictions: Predictions | None  # of the test images
@@ -108,11 +109,14 @@ def read_run(path: Path) -> RunData:
     for line in read_jsonl(MetricsLine, path / METRICS):
         splits[line.split].append({"step": line.step, "epoch": line.epoch, **line.figures})
     events = [event for event in read_timing(path / TIMING) if event.event == "latency" and event.milliseconds]
-    latency = {
-        event.who: {int(b): ms for b, ms in (event.milliseconds or {}).items() if b.isdigit() and ms > 0}
-        for event in events
-        if event.who is not None
-    }
+    latency, by_tokens = (
+        {
+            event.who: {int(b): ms for b, ms in (getattr(event, key) or {}).items() if b.isdigit() and ms > 0}
+            for event in events
+            if event.who is not None
+        }
+        for key in ("milliseconds", "by_tokens")
+    )
     environment = read_optional(Environment, path / ENVIRONMENT)
     recipe_text, recipe = _recipe(path / "recipe.yaml")
     predictions = path / PREDICTIONS
@@ -125,6 +129,7 @@ def read_run(path: Path) -> RunData:
         train=tuple(splits["train"]),
         test=tuple(splits["test"]),
         latency=latency,
+        latency_by_tokens=by_tokens,
         latency_threads=tuple(sorted({event.threads for event in events if event.threads is not None})),
         environment={} if environment is None else _flat(environment.as_dict()),
         predictions=read_predictions(

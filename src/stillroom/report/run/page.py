@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from stillroom.errors import BadInput
 from stillroom.report.blocks import PageContext, Tile, Values
 from stillroom.report.charts import other
@@ -281,6 +283,8 @@ def _prediction_parts(members: Sequence[Member]) -> Values | None:
         classes=class_changes(rows),
         class_rows=sorted(rows, key=lambda row: row.change),
         confusions=tuple(_confusion_row(one, held.class_names) for one in found),
+        by_superclass=_by_superclass(run, held.labels, student, teacher),
+        of_texts=held.example_texts is not None,
         examples=tuple(example_images(held, student, teacher)) if teacher is not None else (),
         with_teacher=teacher is not None,
     )
@@ -296,6 +300,27 @@ def _class_rows(
         for c, name in enumerate(class_names)
         if counts[c]
     ]
+
+
+def _by_superclass(run: RunData, labels: Integers, student: ImageScores, teacher: ImageScores | None) -> Values | None:
+    """How often each superclass is taken for each, in per cent of its test samples; None where there are none."""
+    groups = run.relations.superclasses if run.relations is not None else None
+    if groups is None or not 1 < len(set(groups)) <= _MOST_SUPERCLASSES:
+        return None
+    names = sorted(set(groups))
+    of_class = np.array([names.index(group) for group in groups])
+    models = [("Student", student), *([("Teacher", teacher)] if teacher is not None else [])]
+    counts = np.bincount(of_class[labels], minlength=len(names))
+    tables = []
+    for name, scores in models:
+        pairs = np.bincount(of_class[labels] * len(names) + of_class[scores.guess], minlength=len(names) ** 2)
+        shares = 100 * pairs.reshape(len(names), -1) / np.maximum(counts, 1)[:, None]
+        rows = [
+            (names[place], int(counts[place]), shares[place].tolist()) for place in range(len(names)) if counts[place]
+        ]
+        right = 100 * float((of_class[labels] == of_class[scores.guess]).mean())
+        tables.append(Values(name=name, right=decimal(right), rows=rows))
+    return Values(names=names, tables=tables)
 
 
 def _confusion_row(confusion: Confusion, class_names: Sequence[str]) -> Values:
@@ -333,10 +358,11 @@ def _missing_images(run: RunData, parts: Values | None) -> str:
         return "The most changed images are found by comparison with a teacher, and this run has none."
     if held.teacher_logits is None:
         return "The predictions of this run contain no teacher logits."
-    if held.example_images is None or not len(held.example_images):
+    if held.example_indices is None or not len(held.example_indices):
         return "The predictions of this run contain no images."
     if parts is not None and not parts.examples:
-        return f"On the {len(held.example_images)} images that changed most the student gives its teacher’s answer."
+        what = "images" if held.example_texts is None else "texts"
+        return f"On the {len(held.example_indices)} {what} that changed most the student gives its teacher’s answer."
     return ""
 
 
@@ -355,8 +381,8 @@ def compare(members: Sequence[Member], labels: RunData | None = None) -> Values:
         if member.run is labels:
             columns.append(Column("Student against labels", against="labels"))
     others = [members[place].run for place in places]
-    rows = []
-    for number, metric in enumerate(_METRICS):
+    rows, metrics = [], (*_METRICS, *_of_lengths([run, *others]))
+    for number, metric in enumerate(metrics):
         teachers = [_figure(run, name, metric) for name in run.teachers]
         student, of_others = _figure(run, None, metric), [_figure(each, None, metric) for each in others]
         if several and metric.key in ("agreement", "teacher_kl"):
@@ -372,21 +398,26 @@ def compare(members: Sequence[Member], labels: RunData | None = None) -> Values:
             cells.append(MetricCell(metric.written(value)))
             if each is labels:
                 # The same student: what differs between its latencies is the machine's doing.
-                is_clock = isinstance(metric.key, int)
+                is_clock = not isinstance(metric.key, str)
                 cells.append(MetricCell(DASH) if is_clock else _against(metric, value, student))
-        starts_group = number > 0 and _METRICS[number - 1].is_quality and not metric.is_quality
+        starts_group = number > 0 and metrics[number - 1].is_quality and not metric.is_quality
         rows.append(
-            Values(metric=metric.name, meaning=GLOSSARY[metric.name], cells=tuple(cells), starts_group=starts_group)
+            Values(
+                metric=metric.name,
+                meaning=GLOSSARY.get(metric.name, _TOKENS),
+                cells=tuple(cells),
+                starts_group=starts_group,
+            )
         )
     return Values(columns=tuple(columns), rows=tuple(rows))
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A row of the comparison: a score by its field or a latency by its batch, how it is written, less and more."""
+    """A row of the comparison: a score by its field, a latency by its batch or by (tokens,); how it is written."""
 
     name: str
-    key: str | int
+    key: str | int | tuple[int]
     written: Callable[[float | None], str]
     sides: tuple[str, str]
     is_quality: bool = False
@@ -396,6 +427,8 @@ class Metric:
 
 def _figure(run: RunData, teacher: str | None, metric: Metric) -> float | None:
     """A figure of a run's student, or of one of its teachers: a score by its name, a latency by its batch."""
+    if isinstance(metric.key, tuple):
+        return run.latency_by_tokens.get(teacher or "student", {}).get(metric.key[0])
     if isinstance(metric.key, int):
         return run.latency.get(teacher or "student", {}).get(metric.key)
     scores = run.student if teacher is None else run.teachers.get(teacher)
@@ -435,6 +468,16 @@ _METRICS = (
     Metric("Latency, batch 1", 1, _milliseconds, ("lower", "higher")),
     Metric("Latency, batch 64", 64, _milliseconds, ("lower", "higher")),
 )
+
+
+_MOST_SUPERCLASSES = 24  # that fit into a table
+_TOKENS = "Time of one forward pass over one text of so many tokens."
+
+
+def _of_lengths(runs: Sequence[RunData]) -> list[Metric]:
+    """The rows of latencies by length, of texts."""
+    lengths = sorted({tokens for run in runs for each in run.latency_by_tokens.values() for tokens in each})
+    return [Metric(f"Latency, {each} tokens", (each,), _milliseconds, ("lower", "higher")) for each in lengths]
 
 
 def _table_notes(run: RunData, others: Sequence[tuple[str, RunData]]) -> list[str]:

@@ -162,11 +162,14 @@
     const text = [...head.childNodes].map((part) => (part.nodeName === "SMALL" ? " " : "") + part.textContent).join("");
     return text.replace(/\s+/g, " ").trim();
   };
-  function fitTables() {
-    for (const table of all(".scroll table:not(.shaded)")) {
-      table.classList.remove("stacked");
-      const space = table.parentNode.clientWidth;
-      if (!narrow.matches || !table.tHead || !space || table.offsetWidth <= space + 1) continue;
+  function fitTables(within) {
+    const tables = all(".scroll table:not(.shaded)", within);
+    for (const table of tables) table.classList.remove("stacked");
+    if (!narrow.matches) return;
+    for (const table of tables) {
+      const { paddingLeft, paddingRight } = getComputedStyle(table.parentNode);
+      const space = table.parentNode.clientWidth - parseFloat(paddingLeft) - parseFloat(paddingRight);
+      if (!table.tHead || space <= 0 || table.offsetWidth <= space + 1) continue;
       const heads = [...table.tHead.rows[0].cells].map((head) => head.dataset.name ?? nameOf(head));
       for (const row of [...table.tBodies].flatMap((body) => [...body.rows])) {
         [...row.cells].forEach((cell, place) => {
@@ -178,10 +181,10 @@
       table.classList.add("stacked");
     }
   }
-  addEventListener("resize", fitTables);
-  addEventListener("toggle", fitTables, true);
+  addEventListener("resize", () => fitTables(document));
+  addEventListener("toggle", (event) => fitTables(event.target), true);
   addEventListener("beforeprint", () => all(".stacked").forEach((table) => table.classList.remove("stacked")));
-  fitTables();
+  fitTables(document);
 
   /* Switches: of the panels of one name, those with the chosen value are shown, wherever they are on the page. */
   function choose(name, value) {
@@ -192,7 +195,7 @@
       panel.hidden = panel.dataset.value !== value;
       if (!panel.hidden) all("[data-plot]", panel).filter((box) => drawn.has(box)).forEach(draw);
     }
-    fitTables();
+    fitTables(document);
   }
   for (const group of all("[data-switch]")) {
     const name = group.dataset.switch;
@@ -206,7 +209,7 @@
     button.addEventListener("click", () => {
       row.hidden = !row.hidden;
       button.setAttribute("aria-expanded", String(!row.hidden));
-      fitTables();
+      fitTables(document);
     });
   }
 
@@ -218,7 +221,7 @@
       all("[data-show]").forEach((other) => other.setAttribute("aria-pressed", String(other === button)));
       const count = cards.filter((card) => !card.hidden).length;
       const shown = show === "all" ? `all ${count}` : `${count} of ${cards.length}`;
-      document.getElementById("shown").textContent = `Showing ${shown} images.`;
+      document.getElementById("shown").textContent = `Showing ${shown} ${cards.some((card) => card.querySelector("img")) ? "images" : "texts"}.`;
     });
   }
 

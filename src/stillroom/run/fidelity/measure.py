@@ -109,6 +109,9 @@ def load_run(
     model, recipe, _ = load_student(run, objects)
     summary = read_json(RunSummary, run / "summary.json")
     summary.require_single_label("fidelity ranks images by divergences of answers over classes")
+    if summary.data.vocabulary is not None:
+        expected = "images: the map's tails are given features alone, and those of texts need the texts' padding, too"
+        raise BadInput("data.source", "text", expected)
     if not recipe.all_teachers:
         raise BadInput("teacher", None, "a run with a teacher: the student is compared with it")
     name = teacher_name or summary.reference_of(recipe.model_teachers) or next(iter(recipe.all_teachers))

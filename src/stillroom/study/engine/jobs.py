@@ -75,7 +75,8 @@ def _file_stats(config: DataConfig) -> list[Any]:
     found: list[Any] = []
     for place in (folder, folder / "data"):
         with suppress(OSError):  # reading them gives the better message
-            stats = [(path.name, path.stat()) for path in sorted(place.iterdir())]
+            files = [place] if place.is_file() else sorted(place.iterdir())
+            stats = [(path.name, path.stat()) for path in files]
             found.append([[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats])
     return [str(folder), found]
 

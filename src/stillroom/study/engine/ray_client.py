@@ -208,7 +208,7 @@ def usable_nodes() -> list[dict[str, Any]]:
     """The cluster's nodes that take jobs."""
     import ray
 
-    found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    found: list[dict[str, Any]] = ray.nodes()
     return [node for node in found if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ from stillroom.diagnose.checks.loop.record import (
     Schedule,
     Step,
 )
+
+# Fewer rows with a label than this say nothing of an accuracy.
+FEWEST = 40
 
 
 class LoopContext:
@@ -126,6 +130,43 @@ class LoopContext:
         return teacher, student, labels
 
     @lazy
+    def teacher_images(self) -> TeacherImages:
+        """What a teacher that gives logits was given, of all watched steps, up to 512 rows that have a label."""
+        found: list[tuple[CallFacts, Answers]] = []
+        for step, backward in self.backwards:
+            own = backward.answers
+            if own is None or own.labels is None or len(own.shape) != 2:
+                continue
+            call = own.teacher_call
+            if not any(each.answers is not None and each.answers.teacher is not None for each in step.backwards):
+                # A teacher whose features alone are heard gives logits, too; of several calls, which is not known.
+                others = [c for c in step.calls if c.role == "teacher" and c.used and own.shape in c.outputs]
+                call = others[0] if len(others) == 1 and len(step.backwards) == 1 else None
+            inputs = call.inputs if call is not None else None
+            if inputs is not None and inputs.is_floating_point() and len(inputs) <= len(own.labels):
+                found.append((call, own))  # type: ignore[arg-type]
+        if not found:
+            raise Skip("No teacher was run on images with labels in the watched steps.")
+        network = found[0][0].network
+        found = [each for each in found if each[0].network is network]
+        inputs = torch.cat([call.inputs for call, _ in found if call.inputs is not None])[:512]
+        labels = torch.cat([own.labels[: len(call.inputs)] for call, own in found])[:512]  # type: ignore[index,arg-type]
+        valid = labels >= 0
+        if int(valid.sum()) < FEWEST:
+            raise Skip("Too few labels were seen with the teacher's answers.")
+        students = [own.student_call.inputs if own.student_call is not None else None for _, own in found]
+        given = [each for each in students if each is not None and each.is_floating_point()]
+        other = torch.cat(given)[:512] if len(given) == len(students) else None
+        return TeacherImages(
+            network,
+            inputs[valid],
+            labels[valid].cpu(),
+            found[0][1].shape[1],
+            other[valid] if other is not None and len(other) == len(valid) else None,
+            most_common([call.place for call, _ in found]),
+        )
+
+    @lazy
     def student_knows(self) -> bool:
         """Whether the student answers better than chance before it has learnt: its weights are no random ones."""
         first = [found.answers for step in self.steps[:1] for found in step.backwards if found.answers is not None]
@@ -191,6 +232,22 @@ class LoopContext:
             if module is not None and one.classes in classes and id(module) not in students:
                 found[id(module)] = one.network
         return list(found.values())
+
+
+@dataclass(frozen=True, eq=False)
+class TeacherImages:
+    """Images that a teacher was given in the watched steps."""
+
+    network: Network  # the teacher
+    inputs: Tensor  # float [N, …], as it got them
+    labels: Tensor  # int [N]
+    classes: int
+    to_student: Tensor | None  # the student's input in the same steps; None where that is not known
+    place: str | None  # the user's line
+
+    def correct(self, change: Callable[[Tensor], Tensor] = lambda x: x, count: int | None = None) -> Tensor:
+        """Which of the first rows the teacher names right where its input is changed, bool [count]; Skip as in ask."""
+        return ask(self.network, change(self.inputs)[:count], self.classes).argmax(1) == self.labels[:count]
 
 
 def skill(phase: Phase) -> list[tuple[Network, float]]:

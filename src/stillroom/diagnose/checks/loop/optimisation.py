@@ -37,6 +37,19 @@ def clipping(context: LoopContext) -> CheckResult:
             place = place or step.events[first][1]
     if not clipped:
         raise Skip("Nothing is clipped.")
+    others = [step for step in context.steps if step.clips_others and step.number > 0]
+    if len(others) > 0.5 * clipped:
+        return CheckResult(
+            "problem",
+            f"What is clipped is held by no optimizer that steps, in {len(others)} of {clipped} watched steps: the "
+            "student's gradient is not clipped.",
+            {"steps": len(others)},
+            Remedy(
+                "Clip the student's parameters.",
+                code="torch.nn.utils.clip_grad_norm_(student.parameters(), max_norm)",
+            ),
+            location=next((where for name, where in others[0].events if name == "clip"), None),
+        )
     if early > 0.5 * clipped:
         return CheckResult(
             "problem",
@@ -60,13 +73,67 @@ def clipping(context: LoopContext) -> CheckResult:
     return CheckResult("ok", "The gradient is clipped when it is whole.")
 
 
+def _line_of(steps: list[Step], event: str) -> str | None:
+    return most_common([where for step in steps for name, where in step.events if name == event])
+
+
+def _misused_gradients(context: LoopContext) -> CheckResult | None:
+    """Gradients that are of another step than the one that uses them, or that none uses."""
+    stepped = [step for step in context.steps if step.stepped and step.backwards]
+    left, cleared = ([step for step in stepped if kind in step.gradients] for kind in ("left_over", "cleared"))
+    if len(left) > 0.5 * len(stepped):
+        return CheckResult(
+            "problem",
+            f"In {len(left)} of {len(stepped)} watched steps the gradients of the step before are still there when "
+            "backward() begins: they add up from step to step.",
+            {"steps": len(left)},
+            Remedy("Clear the gradients in every step.", code="optimizer.zero_grad()\nloss.backward()"),
+            location=_line_of(left, "backward"),
+        )
+    if len(cleared) > 0.5 * len(stepped):
+        return CheckResult(
+            "problem",
+            f"In {len(cleared)} of {len(stepped)} watched steps zero_grad() stands between backward() and step(): the "
+            "optimizer has no gradient to use.",
+            {"steps": len(cleared)},
+            Remedy("Clear the gradients before backward().", code="optimizer.zero_grad()\nloss.backward()"),
+            location=_line_of(cleared, "zero_grad"),
+        )
+    lines = {each.place for step in stepped for each in step.backwards}
+    lost = [
+        step
+        for step in context.steps
+        if not step.stepped
+        and step.backwards
+        and all(each.place in lines and each.gradient_finite and not each.scaled for each in step.backwards)
+        and all(each.value is not None and math.isfinite(each.value) for each in step.backwards)
+    ]
+    if stepped and len(lost) > 0.55 * len(context.steps):
+        return CheckResult(
+            "problem",
+            f"The gradients of {len(lost)} of {len(context.steps)} backward() are cleared before a step uses them: of "
+            "what is to be accumulated the last part alone is left.",
+            {"lost": len(lost)},
+            Remedy(
+                "Clear the gradients after a step, not before every backward().",
+                code="optimizer.step()\noptimizer.zero_grad()",
+            ),
+            location=_line_of(lost, "zero_grad") or _line_of(lost, "backward"),
+        )
+    return None
+
+
 @check(
-    threshold="The loss of a part of an accumulated batch is divided by the number of parts.",
+    threshold="A step uses its own gradients, all of them; the loss of a part of an accumulated batch is divided by "
+    "the number of parts.",
     source="Gradients of several backward() add up: n parts that are not divided make the step n times as large.",
-    problem="Accumulated gradients are not averaged",
+    problem="The gradients of other steps",
     title="Accumulation",
 )
 def accumulation(context: LoopContext) -> CheckResult:
+    misused = _misused_gradients(context)
+    if misused is not None:
+        return misused
     counts = []
     for step in context.steps:
         places = [each.place for each in step.backwards]
@@ -125,6 +192,15 @@ def learning_rate(context: LoopContext) -> CheckResult:
             evidence,
             Remedy("Set a learning rate."),
             location=place,
+        )
+    optimizers = context.phase.extra.get("optimizers", 0)
+    if len(steps) >= 5 and optimizers >= 0.8 * len(steps):
+        return CheckResult(
+            "problem",
+            f"{optimizers} optimizers made the {len(steps)} watched steps: a new one forgets momentum and averages.",
+            evidence | {"optimizers": optimizers},
+            Remedy("Make the optimizer once, before the loop."),
+            location=_line_of(steps, "step"),
         )
     broken = [step.number for step, value in zip(steps, values, strict=True) if not math.isfinite(value)]
     failed = [each for step in steps for each in step.backwards if each.not_finite or each.half]

@@ -92,6 +92,10 @@ class Term:
     weight_lists: tuple[str, ...] = ()
     # How much the teacher's side differs from row to row, as a share of its size; None where it has no rows.
     spread: float | None = None
+    # Of class numbers that a network chose: the user's variable that held something else before, "" where none did.
+    chosen: str | None = None
+    # Where the student's side is cut off: who alone learns from the term, and who would.
+    cut_off: tuple[Network, Network] | None = None
     apart: bool = False  # whether it is a similarity to the teacher that is minimised, or a distance that is maximised
     words: str = ""  # what the function and the script say of such weights: docstrings, comments, help texts
 
@@ -192,6 +196,10 @@ class Step:
     optimizer: str = ""  # class of the optimizer that made the step
     # A network that no optimizer holds and whose gradients were clipped with the others.
     clipped_for: Network | None = None
+    # How the gradients that it used were treated: ``left_over`` where those of the step before were still there,
+    # ``cleared`` where none was left, ``scaled`` where a gradient scaler's factor was on them.
+    gradients: frozenset[str] = frozenset()
+    clips_others: bool = False  # whether it clips nothing that an optimizer which steps holds
     clipped_share: float = 0.0  # their share of the squared norm that was clipped
 
 
@@ -204,6 +212,7 @@ class LeftOut:
     share: float  # their share of its parameters
     role: Role  # whether they stand on the student's or the teacher's side
     place: str | None  # where the module was called
+    frozen: bool  # whether an optimizer holds them and they require no gradient; else they get one and none does
     fresh: bool  # whether some of them were neither trained nor loaded before, nor copied from what was
 
 

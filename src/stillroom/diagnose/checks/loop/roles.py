@@ -8,10 +8,12 @@ from statistics import median
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.loop.context import LoopContext, most_common
-from stillroom.diagnose.checks.loop.record import CallFacts, Network, Step
+from stillroom.diagnose.checks.loop.record import CallFacts, Network, Step, Term
+from stillroom.diagnose.checks.loss.context import meaning_of
 from stillroom.diagnose.checks.loss.words import textbook_kl
 from stillroom.schema.diagnosis import Remedy, Verdict
 
+FROZEN = Limits(0.02, 0.1, "Layers are frozen where they were trained before.")
 Calls = Sequence[tuple[Step, CallFacts]]
 OPTIMIZER_LINE = "optimizer = Optimizer(student.parameters(), lr=…)"
 FOREIGN = Limits(0.1, 0.5, "At a half of the squared norm, the student's clipped gradient is 30% smaller than meant.")
@@ -250,7 +252,25 @@ def teacher_gradient(context: LoopContext) -> CheckResult:
 )
 def parameters_left_out(context: LoopContext) -> CheckResult:
     sides = {(call.network, call.role) for step in context.steps for call in step.calls}
-    found = [each for step in context.steps for each in step.left_out if (each.network, "student") in sides]
+    found = [
+        each
+        for step in context.steps
+        for each in step.left_out
+        if (each.network, "student") in sides and not each.frozen
+    ]
+    frozen = [each for step in context.steps for each in step.left_out if each.frozen and each.fresh]
+    if not found and context.whole_script and len(frozen) > 0.5 * len(context.steps):
+        worst = max(frozen, key=lambda each: each.share)
+        if FROZEN.at_least(worst.share) != "ok":
+            return CheckResult(
+                FROZEN.at_least(worst.share),
+                f"{worst.share:.0%} of the parameters of {worst.network.label} ({', '.join(worst.names[:3])} …) "
+                "require no gradient, though the optimizer holds them, and were neither trained nor loaded: they stay "
+                "random.",
+                {"module": worst.network.label, "parameters": list(worst.names[:50]), "share": worst.share},
+                Remedy("Freeze the teacher's parameters, not the student's."),
+                location=worst.place,
+            )
     if not found:
         return CheckResult("ok", "Every parameter with a gradient is in an optimizer that steps.")
     seen = Counter(each.network for each in found)
@@ -276,6 +296,30 @@ def parameters_left_out(context: LoopContext) -> CheckResult:
     )
 
 
+def _overwritten_teacher(context: LoopContext) -> CheckResult | None:
+    """A teacher that is asked on the line of one that is heard, in every step, and not heard itself."""
+    lines = {call.place for _, call in context.calls("teacher")}
+    silent: Counter[Network] = Counter()
+    places: dict[Network, str | None] = {}
+    for step in context.steps:
+        used = {call.network for call in step.calls if call.used}
+        for network, call in {call.network: call for call in step.calls if not call.used and call.held == 0}.items():
+            if network not in used and call.place in lines and not call.grad and not step.escaped:
+                silent[network] += 1
+                places[network] = call.place
+    often = [network for network, count in silent.items() if count >= 0.9 * len(context.steps)]
+    if not often:
+        return None
+    return CheckResult(
+        "problem",
+        f"{len(often)} of the networks that are run at {places[often[0]]} reach no loss, in {len(context.steps)} "
+        "watched steps: what another gives takes the place of their answer.",
+        {"unheard": [each.label for each in often]},
+        Remedy("Average the teachers' answers.", code="teacher_logits = torch.stack([t(x) for t in teachers]).mean(0)"),
+        location=places[often[0]],
+    )
+
+
 @check(
     threshold="The teacher's answer reaches a loss that goes backward, with a weight that is not 0.",
     source="A key that is dropped on the way, a term that is not added, or the student's own logits in the teacher's "
@@ -289,6 +333,9 @@ def teacher_unused(context: LoopContext) -> CheckResult:
         raise Skip("No loss was seen.")
     heard = [step for step in steps if any(backward.reads_teacher for backward in step.backwards)]
     if heard:
+        overwritten = _overwritten_teacher(context)
+        if overwritten is not None:
+            return overwritten
         terms = [term for step in heard for backward in step.backwards for term in backward.terms if term.teacher]
         if terms and all(term.weight == 0 for term in terms):
             return CheckResult(
@@ -331,7 +378,7 @@ def teacher_unused(context: LoopContext) -> CheckResult:
 
 
 @check(
-    threshold="A loss of the labels that is weighted or added to something reaches backward().",
+    threshold="A loss of the labels that is weighted or added to something reaches backward(), and reads the labels.",
     source="`loss = term` in place of `loss += term`, or a sum that leaves a term out, trains on without a message.",
     problem="The labels' term is lost",
     title="The labels' term",
@@ -340,7 +387,13 @@ def labels_unused(context: LoopContext) -> CheckResult:
     steps = [step for step in context.steps if step.backwards]
     if not steps:
         raise Skip("No loss was seen.")
-    of_labels = [(step, term) for step in steps for each in step.backwards for term in each.terms if term.labels]
+    read = [(step, term) for step in steps for each in step.backwards for term in each.terms if term.labels]
+    of_labels = [(step, term) for step, term in read if term.chosen is None]
+    chosen = [(step, term) for step, term in read if term.chosen is not None and term.student]
+    if len({id(step) for step, _ in chosen}) >= 0.5 * len(steps) and not any(term.student for _, term in of_labels):
+        replaced = _labels_chosen(chosen, steps)
+        if replaced is not None:
+            return replaced
     # A term of the teacher's answers and the labels is a constant.
     own = [(step, term) for step, term in of_labels if term.reads_student]
     if of_labels:
@@ -371,6 +424,42 @@ def labels_unused(context: LoopContext) -> CheckResult:
     )
 
 
+def _labels_chosen(chosen: Sequence[tuple[Step, Term]], steps: Sequence[Step]) -> CheckResult | None:
+    """Where all labels that the losses read are a network's own choice, what the script says that they are."""
+    overwritten = [term for _, term in chosen if term.chosen]
+    soft = any(
+        term.teacher and term.student and term.chosen is None
+        for step in steps
+        for each in step.backwards
+        for term in each.terms
+    )
+    whose = "teacher" if chosen[0][1].teacher else "student"
+    if overwritten:
+        name, function = overwritten[0].chosen, overwritten[0].function
+        return CheckResult(
+            "problem" if soft or whose == "student" else "warning",
+            f"{function} reads `{name}`, which the {whose}'s own choice has overwritten: no loss reads the labels in "
+            f"{_of(len({id(step) for step, _ in chosen}), len(steps))}.",
+            {"variable": name, "steps": len(chosen)},
+            Remedy(f"Give the {whose}'s choice a variable of its own, and the labels' term the labels."),
+            location=overwritten[0].place,
+        )
+    for _, term in chosen:
+        for name, complement in term.weight_names:
+            said, words = meaning_of(name, term.words)
+            if said == ("teacher" if complement else "labels"):
+                shown = f"1 − {name}" if complement else name
+                return CheckResult(
+                    "problem",
+                    f"{shown} is the labels' share, as {words!r} says, and multiplies a term that reads the {whose}'s "
+                    "own choice: no loss reads the labels.",
+                    {"option": name},
+                    Remedy("Give the labels' term the labels."),
+                    location=term.place,
+                )
+    return None
+
+
 @check(
     threshold="A term that compares the student with the teacher gives the student a gradient.",
     source="detach(), argmax, .data or torch.no_grad() on the student's side leave a number to print and nothing to "
@@ -380,6 +469,7 @@ def labels_unused(context: LoopContext) -> CheckResult:
 )
 def student_no_gradient(context: LoopContext) -> CheckResult:
     dead: list[str | None] = []
+    cut: list[Term] = []
     count = 0
     for _, backward in context.backwards:
         of_teacher = [term for term in backward.terms if term.teacher and term.reads_student]
@@ -387,6 +477,7 @@ def student_no_gradient(context: LoopContext) -> CheckResult:
             count += 1
             if not any(term.student for term in of_teacher):
                 dead.append(of_teacher[0].place)
+            cut += [term for term in of_teacher if term.cut_off is not None][:1]
     silent = [backward for _, backward in context.backwards if not any(term.student for term in backward.terms)]
     if dead and len(dead) >= 0.5 * max(1, count):
         return CheckResult(
@@ -400,6 +491,18 @@ def student_no_gradient(context: LoopContext) -> CheckResult:
                 code="teacher_logits = teacher_logits.detach()  # and no .detach() of the student's",
             ),
             location=most_common(dead),
+        )
+    if cut and len(cut) >= 0.5 * count and cut[0].cut_off is not None:
+        projector, student = cut[0].cut_off
+        return CheckResult(
+            "problem",
+            f"From the term between teacher and student only {projector.label} learns, in {_of(len(cut), count)}: what "
+            f"it is given of {student.label} is detached.",
+            {"steps": len(cut), "learns": projector.label, "cut_off": student.label},
+            Remedy(
+                "Detach the teacher's features alone: look at the hook, or at the line, that the student's come from."
+            ),
+            location=most_common([term.place for term in cut]),
         )
     if silent and len(silent) == len(context.backwards):
         return CheckResult(

@@ -337,6 +337,20 @@ def roles_swapped(context: LoopContext) -> CheckResult:
     return CheckResult("ok", "The teacher's answer is the target, the student's the prediction.")
 
 
+_TEMPERATURES = (
+    (
+        "temperature_after_softmax",
+        "{} takes a softmax and a log_softmax that were divided afterwards: nothing is softened.",
+        textbook_kl(),
+    ),
+    (
+        "labels_softened",
+        "{} of the labels takes the student's logits divided by the temperature of the other term.",
+        "F.cross_entropy(student_logits, labels)  # of the logits as they are",
+    ),
+)
+
+
 @check(
     threshold="Both sides are softened at one temperature.",
     source="At two temperatures the minimum is at other logits than the teacher's: the student is too sharp or flat.",
@@ -344,6 +358,16 @@ def roles_swapped(context: LoopContext) -> CheckResult:
     title="Temperature of both sides",
 )
 def temperature_one_sided(context: LoopContext) -> CheckResult:
+    for kind, summary, code in _TEMPERATURES:
+        odd = [each for _, backward in context.backwards for each in backward.oddities if each.kind == kind]
+        if len(odd) >= 0.5 * max(1, len(context.backwards)):
+            return CheckResult(
+                "problem",
+                summary.format(odd[0].function),
+                {"kind": kind, "losses": len(odd)},
+                Remedy("Divide the logits that go into the softened softmax, and these alone.", code=code),
+                location=most_common([each.place for each in odd]),
+            )
     known = _known(context)
     terms = [term for each in known for term in each.fit.terms if term.kind == "one_sided"]
     if len(terms) < len(known):
@@ -477,8 +501,10 @@ def loss_balance(context: LoopContext) -> CheckResult:
     verdict = BALANCE.at_least(ratio)
     if worst.summed < 16:
         # From the first step on: weights may be ramped up, and labels that are learned have a small term by themselves.
-        drowned = min(ratios) >= DROWNED and median(still_to_learn) > 0.1
-        verdict = "problem" if drowned else "ok" if ratio < 100 else "warning"
+        learning = median(still_to_learn) > 0.1
+        # The value of a softened divergence says little of its gradient; its size is loss_scale's.
+        small = ratio < 100 or not learning or worst.function in ("kl_div", "cross_entropy")
+        verdict = "problem" if min(ratios) >= DROWNED and learning else "ok" if small else "warning"
     if verdict == "ok":
         return CheckResult("ok", f"The teacher's term is {ratio:.2g} times the labels' in value.", evidence)
     summed = f", a sum over {worst.summed:.0f} numbers of each row" if worst.summed >= 16 else ""

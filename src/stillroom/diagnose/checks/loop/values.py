@@ -103,8 +103,17 @@ def batch_split(context: LoopContext) -> CheckResult:
     found = [
         each for _, backward in context.backwards for each in backward.oddities if each.kind == "softmax_over_the_batch"
     ]
+    mixed = [each for _, backward in context.backwards for each in backward.oddities if each.kind == "rows_mixed"]
     if not context.backwards:
         raise Skip("No loss was seen.")
+    if len(mixed) >= 0.5 * len(context.backwards):
+        return CheckResult(
+            "problem",
+            f"{mixed[0].function} of [B] and [B, 1] gives [B, B]: each row meets those of all other images.",
+            {"losses": len(mixed)},
+            Remedy("Give both the same shape.", code="weight = weight.squeeze(1)"),
+            location=most_common([each.place for each in mixed]),
+        )
     if len(found) < 0.5 * len(context.backwards):
         return CheckResult("ok", "Softmaxes run over the classes.")
     return CheckResult(
@@ -170,6 +179,16 @@ def half_precision(context: LoopContext) -> CheckResult:
             evidence,
             Remedy("Compute the loss in float32, outside torch.autocast."),
             location=bad[0][1].place if bad else None,
+        )
+    scaled = [step for step in context.steps if "scaled" in step.gradients]
+    if len(scaled) > 0.5 * len(context.steps):
+        return CheckResult(
+            "problem",
+            f"In {len(scaled)} of {len(context.steps)} watched steps optimizer.step() uses gradients that still hold "
+            "the gradient scaler's factor.",
+            evidence,
+            Remedy("Let the scaler make the step.", code="scaler.step(optimizer)\nscaler.update()"),
+            location=most_common([where for step in scaled for name, where in step.events if name == "step"]),
         )
     stuck = [step.stuck for step in context.steps if step.stuck is not None and step.learning_rate > 0]
     if stuck:

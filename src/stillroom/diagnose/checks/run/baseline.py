@@ -30,12 +30,12 @@ def with_baselines(run: RunRecord, candidates: Iterable[RunRecord] | None = None
     """
     if not run.is_distilled or run.identity is None:
         return run
-    found = candidates if candidates is not None else _beside(run)
+    found = candidates if candidates is not None else _neighbours(run)
     same = (one for one in found if not one.is_distilled and one.identity == run.identity and one.path != run.path)
     return replace(run, baselines=tuple(islice(same, _READ)))
 
 
-def _beside(run: RunRecord) -> Iterator[RunRecord]:
+def _neighbours(run: RunRecord) -> Iterator[RunRecord]:
     parent = run.path.resolve().parent
     folders = [*parent.iterdir()]
     if run.path.resolve().name.startswith("seed-"):

@@ -1,0 +1,97 @@
+"""The page of an explanation by words: what a student keeps of each word, as shades over its checkpoints."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from stillroom.report.blocks import Values
+from stillroom.report.explain.page import PAGE
+from stillroom.report.formats import DASH, decimal, signed
+from stillroom.report.html import rendered, write_page
+from stillroom.schema.base import read_json
+from stillroom.schema.explanation import EXPLANATION_WORDS, MeanOverTexts, TextWords, WordExplanation, WordNetwork
+
+_SHADES = 5  # of what is kept more than of the mean word, and as many of what is kept less
+_FULL = 1.5  # nats at which a shade is full
+_MOST_TEXTS = 30
+
+
+def write_word_explanation(folder: Path, out: Path | None = None) -> Path:
+    """Write the page of a run's ``explain-words.json``.
+
+    Args:
+        folder: of the run.
+        out: the file to write; left out: ``explain.html`` in the same folder.
+
+    Raises:
+        BadInput: there is no explanation, it is damaged, or the page cannot be written.
+    """
+    found = read_json(WordExplanation, folder / EXPLANATION_WORDS)
+    page = Values(
+        title=found.networks[0].name,
+        headline=headline(found),
+        teacher=found.teacher,
+        networks=[_network(each) for each in found.networks],
+        texts=[_text(each, found) for each in found.texts[:_MOST_TEXTS]],
+        total=len(found.texts),
+        full=_FULL,
+    )
+    target = out if out is not None else folder / PAGE
+    return write_page(target, rendered("explain/words.html.j2", figures={}, page=page))
+
+
+def headline(found: WordExplanation) -> str:
+    """What was found, in two sentences at most."""
+    last = [each.checkpoints[-1].with_teacher for each in found.networks if each.role == "explained"]
+    held = [each.mean for each in last if each is not None]
+    if not held:
+        return "What the student keeps of each word; no teacher could be read to compare with."
+    mean = decimal(sum(held) / len(held), 2)
+    first = f"The student ranks the words of a text as its teacher does with a correlation of {mean}."
+    gain = found.gain
+    if gain is None:
+        return first
+    span = f"{signed(gain.mean, 2)}, 95% interval over texts {signed(gain.low, 2)} to {signed(gain.high, 2)}"
+    if gain.low <= 0 <= gain.high:
+        return f"{first} Whether that is more than of the same student from labels is undecided ({span})."
+    side = "more" if gain.mean > 0 else "less"
+    return f"{first} That is {side} than of the same student from labels ({span})."
+
+
+def _network(network: WordNetwork) -> Values:
+    rows = [(f"{each.epoch:g}", _interval(each.with_teacher), _interval(each.with_end)) for each in network.checkpoints]
+    return Values(name=_title(network), accuracy=f"{decimal(100 * network.accuracy)}%", tap=network.tap, rows=rows)
+
+
+def _title(network: WordNetwork) -> str:
+    return f"{network.run}{'' if network.role == 'explained' else ', from labels'}, seed {network.seed}"
+
+
+def _interval(mean: MeanOverTexts | None) -> str:
+    return DASH if mean is None else f"{decimal(mean.mean, 2)} ({decimal(mean.low, 2)} to {decimal(mean.high, 2)})"
+
+
+def _text(text: TextWords, found: WordExplanation) -> Values:
+    rows = [("teacher", _words(text, text.teacher))] if text.teacher else []
+    for network, of_network in zip(found.networks, text.kept, strict=True):
+        for checkpoint, kept in zip(network.checkpoints, of_network, strict=True):
+            rows.append((f"{_title(network)}, epoch {checkpoint.epoch:g}", _words(text, kept)))
+    return Values(row=text.row, label=text.label, rows=rows)
+
+
+def _words(text: TextWords, kept: tuple[float, ...]) -> list[Values]:
+    return [
+        Values(text=word, shade=_shade(value), what=f"{signed(value, 2)} nats")
+        for word, value in zip(text.words, kept, strict=True)
+    ]
+
+
+def _shade(value: float) -> str:
+    """The class of a word's background: ``more3`` of ``more5``.
+
+    >>> _shade(0.0), _shade(0.4), _shade(-9.0)
+    ('', 'more1', 'less5')
+    """
+    level = min(math.floor(abs(value) / _FULL * _SHADES), _SHADES)
+    return f"{'more' if value > 0 else 'less'}{level}" if level else ""
