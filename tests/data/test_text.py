@@ -90,6 +90,22 @@ def test_bad_texts_are_refused_in_one_line(tmp_path: Path, content: dict[str, ob
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("train", "test", "expected"),
+    [
+        (b"text,label\na cat,x\na \xff dog,y\n", b"text,label\na cat,x\n", "row 1 is not UTF-8 .byte 2: 0xff"),
+        (b"text,label\na cat,x\na dog,y\n", b"text,label\na cat,z\n", "a label of the training split .* row 0 has 'z'"),
+        (b"number,label\n1.5,0\n", b"number,label\n1.5,0\n", "a column of text; its columns are number, label"),
+    ],
+)
+def test_bad_csv_files_are_refused_in_one_line(tmp_path: Path, train: bytes, test: bytes, expected: str) -> None:
+    (tmp_path / "train.csv").write_bytes(train)
+    (tmp_path / "test.csv").write_bytes(test)
+    with pytest.raises(BadInput, match=expected) as caught:
+        load(DataConfig(source="text", path=str(tmp_path)))
+    assert "\n" not in str(caught.value)
+
+
 def test_empty_and_very_long_texts_are_said(tmp_path: Path) -> None:
     write(tmp_path, ["", "cat " * 25_000, "a cat", "a city"], [0, 1, 0, 1])
     train = load(DataConfig(path=str(tmp_path))).train

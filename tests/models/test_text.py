@@ -18,7 +18,9 @@ from stillroom.models.export import export_program
 from stillroom.models.reader import TapReader
 from stillroom.models.registry import build
 from stillroom.models.tail import tail_of
+from stillroom.models.text import TextEncoder
 from stillroom.models.tracing import trace
+from stillroom.models.weights import load_weights, save_weights
 from stillroom.teachers.output import ModelOutput
 
 IDS = torch.tensor([[2, 7, 9, 3, -1, -1, -1, -1], [2, 8, 8, 8, 9, 9, 7, 3]], dtype=torch.int32)
@@ -69,6 +71,13 @@ def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused() -> None:
     assert caught.value.field == "student.options.vocab_size"
     with pytest.raises(BadInput, match="max_position_embeddings"):
         make("transformers:bert", vocab_size=50, max_position_embeddings=4, **TINY["bert"])
+
+
+def test_weights_of_another_tokenizer_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    save_weights(TextEncoder(40, 8, 4, dim=8, depth=1, heads=2), tmp_path / "other.safetensors")
+    model = TextEncoder(50, 8, 4, dim=8, depth=1, heads=2)
+    with pytest.raises(BadInput, match=r"has \[40, 8\], wants \[50, 8\] .*data.text.tokenizer"):
+        load_weights(model, tmp_path / "other.safetensors")
 
 
 @pytest.mark.parametrize("name", ["resnet8", "vit_mini", "timm:resnet18"])

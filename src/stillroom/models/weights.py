@@ -292,11 +292,19 @@ def _misfits(state: _State, wanted: Mapping[str, Tensor], *, any_other: bool) ->
     ]
     unexpected = [] if any_other else [n for n in found if n not in wanted and n.rpartition(".")[2] not in _COUNTERS]
     shapes = [
-        f"{name} has {list(found[name].shape)}, wants {list(tensor.shape)}"
+        f"{name} has {list(found[name].shape)}, wants {list(tensor.shape)}{_why_shape(name, found[name], tensor)}"
         for name, tensor in wanted.items()
         if name in found and found[name].shape != tensor.shape
     ]
     return _Misfits(missing, unexpected, shapes)
+
+
+def _why_shape(name: str, found: Tensor, wanted: Tensor) -> str:
+    """What to do where embeddings of words have another number of rows."""
+    is_words = re.search(r"(?<!position_)(embeddings|embed_tokens|tokens)\.weight$", name) is not None
+    if is_words and found.dim() == wanted.dim() == 2 and found.shape[1] == wanted.shape[1]:
+        return " (of another tokenizer: give data.text.tokenizer the one that it was trained with)"
+    return ""
 
 
 def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
