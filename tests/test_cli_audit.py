@@ -64,6 +64,19 @@ def test_a_script_runs_as_python_runs_it_and_its_fault_is_named(
     assert (problem["check"], problem["location"]) == ("probabilities_for_logits", f"train.py:{LINE}")
 
 
+def test_a_script_that_audits_itself_is_audited_by_the_command(
+    audit: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head, body = LOOP.split("for step in", 1)
+    loop = "\n    ".join(f"for step in{body}".splitlines())
+    source = f"from stillroom import audit\n{head}with audit() as own:\n    {loop}\n"
+    assert audit(source + "print('own:', [one.check for one in own.diagnosis.problems])\n") == 0
+    assert "own: ['probabilities_for_logits']" in capsys.readouterr().out
+    assert [one["check"] for one in written(tmp_path)["findings"] if one["verdict"] == "problem"] == [
+        "probabilities_for_logits"
+    ]
+
+
 def test_json_is_all_there_is_on_standard_output(audit: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert audit(LOOP, "--json", "--strict") == 1
     out, err = capsys.readouterr()

@@ -29,12 +29,13 @@ class Audit:
     Use it through :func:`audit`.
     """
 
-    def __init__(self, watch: Watch, target: str) -> None:
-        self._watch, self._target = watch, target
+    def __init__(self, watch: Watch, target: str, *, is_own: bool = True) -> None:
+        self._watch, self._target, self._is_own = watch, target, is_own
         self._diagnosis: Diagnosis | None = None
 
     def __enter__(self) -> Self:
-        self._watch.start(deep=True)
+        if self._is_own:
+            self._watch.start(deep=True)
         return self
 
     def __exit__(
@@ -48,7 +49,8 @@ class Audit:
         Args:
             finished: whether the loop came to its end.
         """
-        self._watch.finish(ended=finished)
+        if self._is_own:
+            self._watch.finish(ended=finished)
         self._diagnosis = diagnose_watch(self._watch, self._target)
 
     @property
@@ -75,7 +77,8 @@ def audit(
     """Watch a training loop of your own, unchanged; it computes what it would compute without.
 
     Who learns and who teaches is found: parameters of an optimizer that steps learn; a network, or stored logits, whose
-    answers reach the loss and that no optimizer holds, teaches.
+    answers reach the loss and that no optimizer holds, teaches. In a script that ``stillroom audit`` runs, the
+    command's audit goes on alone, and the block's diagnosis is what that one has seen so far.
 
     Args:
         teacher: the module or modules that teach; None: found.
@@ -106,7 +109,8 @@ def audit(
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise BadInput("steps", steps, "a whole number of 1 or more")
-    if current() is not None:
+    running = current()
+    if running is not None and not running.whole_script:
         raise BadInput("audit", "a second one", "one audit at a time; leave the first with block before")
     watch = Watch(
         steps,
@@ -115,7 +119,7 @@ def audit(
         student=_several("student", student, nn.Module),
         optimizers=_several("optimizer", optimizer, torch.optim.Optimizer),
     )
-    return Audit(watch, name)
+    return Audit(running or watch, name, is_own=running is None)
 
 
 def _several(name: str, given: Any, kind: type) -> list[Any]:

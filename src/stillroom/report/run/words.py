@@ -345,7 +345,7 @@ def facts(run: RunData) -> list[str]:
     terms = losses(run.recipe.get("losses"))
     if terms:
         found.append(terms)
-    found += [f"{summary.epochs:.4g} epochs, {whole(summary.steps)} steps", f"seed {summary.seed}"]
+    found += [f"{counted(summary.epochs, 'epoch')}, {counted(summary.steps, 'step')}", f"seed {summary.seed}"]
     if summary.precision:
         found.append(summary.precision)
     if summary.trained is not None:
