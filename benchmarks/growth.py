@@ -153,11 +153,11 @@ class Bench:
         began = time.perf_counter()
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         assert process.stderr is not None
-        told = process.stderr.read().decode(errors="replace")
+        printed = process.stderr.read().decode(errors="replace")
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{told[-2000:]}")
+            raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{printed[-2000:]}")
         scale = 2**20 if sys.platform == "darwin" else 2**10
         return time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / scale
 

@@ -275,9 +275,13 @@ def report(names: Sequence[str], chosen: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
+# What networks of images can learn by.
+NAMES = [name for name, kind in losses().items() if not kind.reads_attention]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--losses", nargs="+", choices=list(losses()), help="some of them; printed only")
+    parser.add_argument("--losses", nargs="+", choices=NAMES, help="some of them; printed only")
     parser.add_argument("--quick", action="store_true", help="few rounds, no memory; printed only")
     parser.add_argument("--rounds", type=int, default=15, help="rounds that count (15)")
     parser.add_argument("--steps", type=int, default=3, help="steps of each loss in a round (3)")
@@ -287,7 +291,7 @@ def main() -> None:
         chosen.rounds, chosen.steps = 3, 1
     torch.set_num_threads(chosen.threads)
     reuse_memory()
-    page = report([ALONE, *(name for name in chosen.losses or losses() if name != ALONE)], chosen)
+    page = report([ALONE, *(name for name in chosen.losses or NAMES if name != ALONE)], chosen)
     if chosen.quick or chosen.losses:
         print(page)
     else:

@@ -206,15 +206,19 @@ def report(names: Sequence[str], folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+# What networks of images can learn by.
+NAMES = [name for name, kind in losses().items() if not kind.reads_attention]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--losses", nargs="+", choices=list(losses()), help="some of them; printed only")
+    parser.add_argument("--losses", nargs="+", choices=NAMES, help="some of them; printed only")
     parser.add_argument("--folder", type=Path, help="where runs are kept: the same one goes on with them")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = chosen.folder or Path(temporary)
         os.environ["STILLROOM_CACHE"] = str(folder.resolve() / "cache")
-        page = report(chosen.losses or list(losses()), folder)
+        page = report(chosen.losses or NAMES, folder)
     if chosen.losses:
         print(page)
     else:

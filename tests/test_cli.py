@@ -27,6 +27,7 @@ from stillroom.cli import run
 from stillroom.models.config import ModelConfig
 from stillroom.models.registry import build
 from stillroom.models.weights import save_weights
+from stillroom.run import records
 from stillroom.run.records import environment, output_folder
 
 RECIPE: dict[str, Any] = {
@@ -382,6 +383,7 @@ def test_sources_that_are_not_installed_have_an_environment(monkeypatch: pytest.
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr("importlib.metadata.version", missing)
+    monkeypatch.setattr(records, "_version", records._version.__wrapped__)  # without what it remembers
     found = environment(torch.device("cpu"))
     assert found.stillroom == __version__
     assert found.torch is None

@@ -37,9 +37,9 @@ def decodings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(decoded, "_LEAST", 1)
     read, counts = parquet._read_images, []
 
-    def counting(files: object, columns: object, wanted: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    def counting(files: object, columns: object, wanted: np.ndarray, side: object) -> np.ndarray:  # type: ignore[type-arg]
         counts.append(len(wanted))
-        return read(files, columns, wanted)  # type: ignore[arg-type]
+        return read(files, columns, wanted, side)  # type: ignore[arg-type]
 
     monkeypatch.setattr(parquet, "_read_images", counting)
     return counts

@@ -64,7 +64,10 @@ def _required(kind: type[Loss[Any]]) -> str:
     """What a loss requires, in words: ``teacher, labels``; taps are chosen at set-up, so features go by the option."""
     requires = kind.requires
     parts = {"teacher": requires.teacher, "labels": requires.labels or not requires.teacher, "index": requires.index}
-    parts["features"] = kind.family in ("features", "gradients") and "taps" in kind.Config.model_fields
+    parts["attention"] = kind.reads_attention
+    parts["features"] = (
+        not kind.reads_attention and kind.family in ("features", "gradients") and "taps" in kind.Config.model_fields
+    )
     return ", ".join(name for name, needed in parts.items() if needed)
 
 
@@ -72,7 +75,7 @@ def _cacheable(kind: type[Loss[Any]]) -> str:
     """What of the teacher a cache holds for a loss; ``no`` of one that reads no teacher."""
     if not kind.requires.teacher:
         return "no"
-    features = issubclass(kind, FeatureLoss)
+    features = issubclass(kind, FeatureLoss) or kind.reads_attention
     return "logits" + (", features" if features else ", gradients" if kind.requires.input_gradient else "")
 
 

@@ -128,7 +128,7 @@ def _student_half_width(values: Doubles) -> float:
     """Half the width of Student's interval of a mean; 0 of one value, of which nothing is known.
 
     >>> round(_student_half_width(np.array([1.0, 2.0, 3.0])), 3), _student_half_width(np.array([1.0]))
-    (2.8, 0.0)
+    (2.799, 0.0)
     """
     if len(values) < 2:
         return 0.0

@@ -68,6 +68,7 @@ class AttentionLoss(Loss[AttentionConfigT]):
 
     requires = Requires(teacher=True)
     family: ClassVar[Family] = "features"
+    reads_attention = True
     tasks = TASKS
     reads: ClassVar[tuple[State, ...]] = STATES
     attentions: tuple[tuple[BlockAttention, BlockAttention], ...] = ()  # (the teacher's, the student's)

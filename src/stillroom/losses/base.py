@@ -308,6 +308,7 @@ class Loss(nn.Module, Generic[ConfigT]):
         label_free_option: the option, and its value, that leaves the labels out of a loss that otherwise reads them.
         local_buffers: its buffers that every process computes alike, so that none is sent from one to the others.
         reuses_head: the student is to end in the teacher's last layer (:mod:`stillroom.models.reused_head`).
+        reads_attention: it compares queries, keys or values of blocks; models without such layers refuse it.
         tasks: what the labels may be for it to make sense: :data:`stillroom.tasks.TASKS`.
         pairs: the taps it compares, (teacher's, student's), set in :meth:`setup`.
     """
@@ -327,6 +328,7 @@ class Loss(nn.Module, Generic[ConfigT]):
     label_free_option: ClassVar[tuple[str, Any] | None] = None
     local_buffers: ClassVar[tuple[str, ...]] = ()
     reuses_head: ClassVar[bool] = False
+    reads_attention: ClassVar[bool] = False
     tasks: ClassVar[tuple[Task, ...]] = ("single_label",)
     pairs: tuple[tuple[Any, Any], ...] = ()
 
