@@ -46,6 +46,7 @@ from stillroom.run.fidelity.mapping import map_fidelity
 from stillroom.run.latency import measure_latency
 from stillroom.run.records import load_run_recipe, output_folder
 from stillroom.run.run import execute
+from stillroom.run.trackers import TrackedRun
 from stillroom.schema.base import read_json
 from stillroom.schema.diagnosis import Kind, kind_of
 from stillroom.schema.explanation import Explanation, WordExplanation
@@ -225,6 +226,7 @@ def distill(
     out: str | Path | None = None,
     resume: bool = False,
     hooks: Sequence[StepHook | Callable[[StepInfo], Any]] = (),
+    track: Sequence[str] = (),
     progress: bool = True,
 ) -> DistillResult:
     """Distil a teacher into a student, leaving a run folder; the modules given are left as they were.
@@ -276,6 +278,8 @@ def distill(
         resume: continue the run in the folder.
         hooks: each a :class:`StepHook`, or a function that is called with a :class:`StepInfo` after each optimizer
             step; ``StepHook.after_evaluation`` is given each evaluation.
+        track: experiment trackers that also get the figures: ``"tensorboard"``, ``"wandb"``, ``"mlflow"``,
+            ``"trackio"``.
         progress: show a progress bar on standard error, and before the training, in a line, what quick checks of
             teacher and loss find; both change no result.
 
@@ -355,6 +359,8 @@ def distill(
     if progress and not resume and (line := quick_line(recipe, copies())) is not None:
         observer.note(line)
     with output_folder(None if out is None else Path(out), name or "run") as folder:
+        if track:
+            observer = TrackedRun(observer, track, folder)
         finished = execute(recipe, folder, resume=resume, observer=observer, components=components, hooks=own_hooks)
     prepared = with_layout(finished.student, recipe.student, data.train, "student")
     return DistillResult(finished.path, finished.summary, prepared, objects, finished.peers)

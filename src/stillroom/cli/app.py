@@ -60,6 +60,15 @@ DiagnosisFolder = Annotated[
     Path | None,
     typer.Option("--out", help="Folder for diagnosis.json and diagnosis.html; made where needed.", metavar="DIR"),
 ]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        help="Also give the figures to an experiment tracker that is installed: tensorboard, wandb, mlflow or trackio; "
+        "may be repeated.",
+        metavar="NAME",
+    ),
+]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")
 ]

@@ -19,6 +19,7 @@ from stillroom.cli.app import (
     RecipeFile,
     Resume,
     RunArgument,
+    Track,
     app,
     print_json,
     resumable,
@@ -79,6 +80,7 @@ def distill(
     ] = None,
     out: Out = None,
     resume: Resume = False,
+    track: Track = None,
     as_json: AsJson = False,
 ) -> None:
     """Distil a teacher into a student, as a recipe says; or, with `--data`, from a folder of images without a recipe.
@@ -99,6 +101,8 @@ def distill(
             )
         if recipe is not None and "=" not in str(recipe):
             raise BadInput("--data", data, f"either it or a recipe, {str(recipe)!r}")
+        if track:
+            raise BadInput("--track", track[0], "a recipe; --data makes three runs, each with a recipe.yaml to track")
         from stillroom.pipeline import Request
 
         given = {name: value for name, value in (("epochs", epochs), ("seed", seed)) if value is not None}
@@ -125,7 +129,7 @@ def distill(
     teachers = [config.name for config in resolved.all_teachers.values()]
     if not teachers:
         raise BadInput("teacher", None, "a teacher model; `stillroom train` trains from labels alone")
-    _run(resolved, out, resume, as_json, f"{resolved.student.name}-from-{'-and-'.join(teachers)}")
+    _run(resolved, out, resume, as_json, f"{resolved.student.name}-from-{'-and-'.join(teachers)}", track)
 
 
 def _distil_images(request: Request, out: Path | None, as_json: bool) -> None:
@@ -146,7 +150,12 @@ def _distil_images(request: Request, out: Path | None, as_json: bool) -> None:
 
 @app.command(rich_help_panel=TRAIN)
 def train(
-    recipe: RecipeFile, overrides: Overrides = None, out: Out = None, resume: Resume = False, as_json: AsJson = False
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    resume: Resume = False,
+    track: Track = None,
+    as_json: AsJson = False,
 ) -> None:
     """Train a model from labels alone: a future teacher, or the baseline of a distilled student.
 
@@ -155,7 +164,7 @@ def train(
     Example: `stillroom train recipes/digits.yaml --out runs/digits`
     """
     resolved = _load_recipe(recipe, overrides)
-    _run(resolved, out, resume, as_json, resolved.student.name, labels_alone=True)
+    _run(resolved, out, resume, as_json, resolved.student.name, track, labels_alone=True)
 
 
 def _load_recipe(path: Path, overrides: list[str] | None) -> Recipe:
@@ -165,18 +174,27 @@ def _load_recipe(path: Path, overrides: list[str] | None) -> Recipe:
 
 
 def _run(
-    recipe: Recipe, out: Path | None, resume: bool, as_json: bool, stem: str, *, labels_alone: bool = False
+    recipe: Recipe,
+    out: Path | None,
+    resume: bool,
+    as_json: bool,
+    stem: str,
+    track: list[str] | None,
+    *,
+    labels_alone: bool = False,
 ) -> None:
     from stillroom.cli.terminal import ProgressBar, describe_phases, summary_table
     from stillroom.run.records import output_folder
     from stillroom.run.run import execute
+    from stillroom.run.trackers import TrackedRun
     from stillroom.train.device import is_main_process
 
     if resume and out is None:
         raise BadInput("--resume", None, "the run's folder by --out")
-    observer = ProgressBar()
-    observer.began = BEGAN
+    bar = ProgressBar()
+    bar.began = BEGAN
     with output_folder(out, stem) as folder, resumable(out, folder):
+        observer = TrackedRun(bar, track, folder, field="--track") if track else bar
         resume = resume or continues(folder)
         finished = execute(recipe, folder, resume=resume, observer=observer, labels_alone=labels_alone)
     if not is_main_process():
