@@ -73,7 +73,7 @@ TRACKERS: dict[str, Callable[[Path, Mapping[str, Any]], Tracker]] = {
 class TrackedRun(Observer):
     """Hands each line of ``metrics.jsonl`` to trackers as ``train/loss``, ``test/top1`` …, and all to an observer.
 
-    They change no result. A tracker that fails is told of in a note and left; the run goes on, as its own files hold
+    They change no result. A tracker that fails is left, and a note says so; the run goes on, as its own files hold
     everything. TensorBoard's files lie in the run folder, below ``tensorboard``; for the others a run that is resumed
     is a further run of the same name, in the project ``stillroom``.
 
