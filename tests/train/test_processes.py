@@ -127,7 +127,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "teacher": {"name": "resnet8", "options": {"width": 4}, "weights": "teacher.safetensors"},
         "student": {"name": "mlp"},
         "losses": [{"name": "cross_entropy", "weight": 0.1}, {"name": "kl", "weight": 0.9}],
-        "training": {"epochs": 3, "log_every": 2, "precision": "float32", "device": "cpu"},
+        "training": {"epochs": 3, "log_every": 2, "precision": "float32", "device": "cpu", "threads": 1},
     }
     (place / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (place / "compares.py").write_text(MINE)
