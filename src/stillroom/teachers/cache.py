@@ -139,9 +139,10 @@ class CacheFolder:
         """The record of a complete view; None if the view is missing or incomplete."""
         path = self.record_path(view)
         if not path.exists():
-            building = self.progress_path(view).exists()
-            orphans = not building and any(self.folder.glob(f"{view_name(view)}.*.bin"))
-            # Checked again: another process may have completed the view in between.
+            # In this order, as another process may be building: the progress file is there before the data, and goes
+            # after the record has come.
+            there = any(self.folder.glob(f"{view_name(view)}.*.bin"))
+            orphans = there and not self.progress_path(view).exists()
             if not path.exists():
                 if orphans:
                     expected = f"the JSON file of view {view}: it is missing, so the data cannot be verified"

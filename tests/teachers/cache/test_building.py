@@ -20,6 +20,7 @@ from stillroom import files
 from stillroom.errors import BadInput
 from stillroom.teachers import cache as cache_module
 from stillroom.teachers import cache_store
+from stillroom.teachers.cache_format import CacheSpec
 from stillroom.teachers.output import ModelOutput
 from teachers.cache.answering import BLOCK, COUNT, Rows, Talker, cache, contents
 
@@ -290,3 +291,21 @@ def test_an_error_of_the_teacher_is_its_own_and_what_was_built_stays(tmp_path: P
         cache(tmp_path).ensure([0], ask)
     talker = Talker()
     assert cache(tmp_path).ensure([0], talker).images_queried == COUNT - BLOCK
+
+
+def test_a_view_that_another_process_begins_meanwhile_is_not_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its progress file comes first, then its data: both right after one look for the progress file."""
+    folder = cache_module.CacheFolder(tmp_path, CacheSpec({}, count=4, classes=3))
+    exists = Path.exists
+
+    def begin(path: Path, **options: bool) -> bool:
+        found = exists(path, **options)
+        if path == folder.progress_path(0):
+            path.touch()
+            (tmp_path / "view-0000.logits.bin").touch()
+        return found
+
+    monkeypatch.setattr(Path, "exists", begin)
+    assert folder.record(0) is None
