@@ -22,19 +22,20 @@ _SPLIT = "split"
 _IMAGES = ("image", "file_name", "filename", "file", "path", "image_path", "image_file")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TableSplit:
     """A split: a CSV file, or its rows with a value in the column ``split``."""
 
     path: Path
+    table: pa.Table  # the whole file
     value: str | None = None
 
-    def read(self) -> pa.Table:
+    def rows(self) -> pa.Table:
         """Its rows."""
-        table = read_table(self.path)
         if self.value is None:
-            return table
-        return table.filter(pa.array([cell == self.value for cell in table[_SPLIT].to_pylist()])).drop_columns([_SPLIT])
+            return self.table
+        held = pa.array([cell == self.value for cell in self.table[_SPLIT].to_pylist()])
+        return self.table.filter(held).drop_columns([_SPLIT])
 
 
 def table_splits(place: Path) -> dict[str, TableSplit]:
@@ -58,10 +59,11 @@ def table_splits(place: Path) -> dict[str, TableSplit]:
     found: dict[str, TableSplit] = {}
     for path, table in tables.items():
         if _SPLIT in table.column_names and is_text(table.schema.field(_SPLIT).type):
-            found |= {name: TableSplit(path, name) for name in sorted(set(filter(None, table[_SPLIT].to_pylist())))}
+            names = sorted(set(filter(None, table[_SPLIT].to_pylist())))
+            found |= {name: TableSplit(path, table, name) for name in names}
         else:
             alone = len(tables) == 1 and path.stem not in (*USUAL_SPLITS, "test")
-            found["train" if alone or place.is_file() else path.stem] = TableSplit(path)
+            found["train" if alone or place.is_file() else path.stem] = TableSplit(path, table)
     return found
 
 
@@ -77,7 +79,7 @@ def read_image_table(
     Raises:
         BadInput: no such split or column, a file that is not there or no picture, or a label that is none.
     """
-    table = _ImageTable.of(folder, split, config, field)
+    table = _ImageTable.of(table_splits(folder), split, config, field)
     names, root = table.files(split)
     labels, classes = table.labels()
     files = ImageTree(root, classes, names, labels, ())
@@ -86,7 +88,7 @@ def read_image_table(
         found: list[Path] = []
         for other in {config.train_split, config.test_split} - {split}:
             if other in table.splits:
-                rest, place = _ImageTable.of(folder, other, config, field).files(other)
+                rest, place = _ImageTable.of(table.splits, other, config, field).files(other)
                 found += [place / name for name in rest]
         return found
 
@@ -105,7 +107,8 @@ def read_image_table(
 
 def table_class_names(folder: Path, split: str, config: DataConfig) -> tuple[str, ...]:
     """The classes of a split that is there, without opening a picture."""
-    return _ImageTable.of(folder, split, config, "split").labels()[1] if split in table_splits(folder) else ()
+    splits = table_splits(folder)
+    return _ImageTable.of(splits, split, config, "split").labels()[1] if split in splits else ()
 
 
 @dataclass(frozen=True)
@@ -119,8 +122,7 @@ class _ImageTable:
     config: DataConfig
 
     @classmethod
-    def of(cls, folder: Path, split: str, config: DataConfig, field: str) -> _ImageTable:
-        splits = table_splits(folder)
+    def of(cls, splits: Mapping[str, TableSplit], split: str, config: DataConfig, field: str) -> _ImageTable:
         others = [name for name in TEST_ALTERNATIVES if name in splits and name != config.train_split]
         if split == "test" and split not in splits and len(others) == 1:
             split = others[0]
@@ -128,7 +130,7 @@ class _ImageTable:
             hint = "; data.holdout=0.2 keeps a part of the training images for the test" if "test" in field else ""
             raise BadInput(field, split, f"{split_error(field, split, splits).expected}{hint}")
         train = splits.get(config.train_split, splits[split])
-        return cls(splits, splits[split].path, splits[split].read(), train.read(), config)
+        return cls(splits, splits[split].path, splits[split].rows(), train.rows(), config)
 
     def files(self, split: str) -> tuple[list[str], Path]:
         """The image files as names below a folder, and that folder."""
