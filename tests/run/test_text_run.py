@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save
-from tests.run.conftest import StopAt, bytes_of, stop_and_resume
 from torch import nn
 
 import stillroom as sr
+from run.conftest import StopAt, bytes_of, stop_and_resume
 from stillroom.data.config import AugmentationConfig
 from stillroom.data.dataset import from_dataset
 from stillroom.data.sources import load
@@ -132,6 +132,14 @@ def test_texts_whose_answer_changed_are_on_the_page_escaped(folder: Path, tmp_pa
     assert explained.networks[0].checkpoints[-1].with_end.mean == 1
     with pytest.raises(BadInput, match=r"data\.source"):
         load_run(tmp_path / "run", Observer())
+
+
+def test_texts_are_explained_against_a_baseline_of_the_same_seed_alone(folder: Path, tmp_path: Path) -> None:
+    training = {"epochs": 1, "checkpoints": [0, 1]}
+    for name, seed in (("one", 0), ("other", 1)):
+        execute(parse_recipe(content(folder, training=training, seed=seed)), tmp_path / name)
+    with pytest.raises(BadInput, match=r"--baseline.*seed 1.*expected the seed of .*one, 0"):
+        explain_words([tmp_path / "one"], [tmp_path / "other"], texts=4)
 
 
 def test_the_order_of_texts_in_a_study_is_not_held_against_it(folder: Path, tmp_path: Path) -> None:

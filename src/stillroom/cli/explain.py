@@ -141,7 +141,7 @@ def _explain_words(
     from stillroom.cli.terminal import ProgressBar, table
     from stillroom.errors import BadInput
     from stillroom.explain.words import explain_words
-    from stillroom.report.explain.words import headline, write_word_explanation
+    from stillroom.report.explain.words import headline, network_title, write_word_explanation
     from stillroom.schema.explanation import EXPLANATION_WORDS, MeanOverTexts
 
     for option, value in of_images.items():
@@ -161,8 +161,8 @@ def _explain_words(
     rows = []
     for each in found.networks:
         for place, one in enumerate(each.checkpoints):
-            name = f"{each.run}{'' if each.role == 'explained' else ', from labels'}, seed {each.seed}"
-            rows.append([name if place == 0 else "", f"{one.epoch:g}", number(one.with_teacher), number(one.with_end)])
+            name = network_title(each) if place == 0 else ""
+            rows.append([name, f"{one.epoch:g}", number(one.with_teacher), number(one.with_end)])
     stdout = Console(highlight=False)
     title = f"rank correlation of what is kept of words, means of {len(found.texts)} texts"
     stdout.print(table(title, ["", "epoch", "with the teacher", "with the end"], rows))

@@ -109,8 +109,7 @@ def read_text(
         first = int(rows[int((count == 0).nonzero()[0, 0])])
         raise path_error(splits[split][0], f"a text of one token or more in every row, but row {first} has none")
     notes = [f"texts of {' and '.join(map(repr, table.columns.text))}, labels of {table.columns.label!r}; {coder.note}"]
-    words = (ids >= 0) & ~torch.isin(ids, torch.tensor(coder.tokens.special, dtype=torch.int32))
-    if empty := int((words.sum(1) == 0).sum()):
+    if empty := int((coder.tokens.words(ids).sum(1) == 0).sum()):
         notes.append(f"{empty:,} of {len(rows):,} {split} texts are empty: special tokens alone")
     if cut := int((ids[:, -1] >= 0).sum()) if coder.length == options.max_length else 0:
         notes.append(f"{cut:,} of {len(rows):,} {split} texts are cut at {coder.length} tokens (data.text.max_length)")

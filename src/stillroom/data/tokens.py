@@ -52,6 +52,14 @@ class Tokenization:
         text: str = self._tokenizer.decode(held)
         return text
 
+    def words(self, ids: Tensor) -> Tensor:
+        """Where ids are of words: neither padding nor special tokens; bool, of their shape.
+
+        >>> Tokenization(9, (0, 1), 1, "").words(torch.tensor([0, 5, NO_TOKEN])).tolist()
+        [False, True, False]
+        """
+        return (ids >= 0) & ~torch.isin(ids, torch.tensor(self.special, dtype=ids.dtype, device=ids.device))
+
     def piece(self, token: int) -> str:
         """One token as the tokenizer writes it; its number where no tokenizer is known."""
         found = self._tokenizer.id_to_token(token) if self.json else None
@@ -121,9 +129,7 @@ def text_view(
         option = "token_dropout" if config.token_dropout else "span_mask"
         expected = "0: which tokens are words, and which is [MASK], is not known of ids without a tokenizer"
         raise BadInput(f"data.augmentation.{option}", getattr(config, option), expected)
-    words = ids >= 0
-    for special in tokens.special:
-        words = words & (ids != special)
+    words = tokens.words(ids)
     words_of = words.cpu().numpy()
     replaced = np.zeros(words_of.shape, dtype=bool)
     if config.token_dropout:

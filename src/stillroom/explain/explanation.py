@@ -23,7 +23,16 @@ from stillroom.explain.grid import on_grid
 from stillroom.explain.hypotheses import RESAMPLES, judge_hypotheses
 from stillroom.explain.metrics import ConceptStatistics, concept_statistics, concepts, match_position, summarise
 from stillroom.explain.queries import TapFeatures
-from stillroom.explain.runs import ImageSample, RunToExplain, last_stage, load_images, load_runs, load_teacher, runs_in
+from stillroom.explain.runs import (
+    ImageSample,
+    RunToExplain,
+    check_seeds,
+    last_stage,
+    load_images,
+    load_runs,
+    load_teacher,
+    matched_runs,
+)
 from stillroom.explain.similarity import attributions, captum_version, compare_representations
 from stillroom.files import canonical_json, verify, write_bytes
 from stillroom.models.modes import device_of
@@ -99,20 +108,13 @@ def explain(
     Raises:
         BadInput: runs, data or options cannot be used.
     """
-    if images < FEWEST_IMAGES:
-        raise BadInput("--images", images, f"{FEWEST_IMAGES} or more")
-    runs, baselines = runs_in(runs), runs_in(baselines)
-    if baselines and len(baselines) != len(runs):
-        raise BadInput("--baseline", f"{len(baselines)} runs", f"one for each of the {len(runs)} runs to explain")
+    runs, baselines = matched_runs(runs, baselines, images)
     library = f"captum {captum_version()}" if attribute else None
     observer = observer or Observer()
     try:
         with exact_float32():
             loaded = load_runs([*runs, *baselines], tap, objects)
-            for run, baseline in zip(loaded, loaded[len(runs) :], strict=False):
-                if run.recipe.seed != baseline.recipe.seed:
-                    expected = f"the seed of {run.path}, {run.recipe.seed}: the same first weights and order of images"
-                    raise BadInput("--baseline", f"{baseline.path} of seed {baseline.recipe.seed}", expected)
+            check_seeds(loaded, len(runs))
             usual = 6.0 if "resnet" in loaded[0].recipe.student.name else 7.0
             weight = usual if weight is None else float(weight)
             cells = fitting_grid(loaded[0].summary.data.shape) if grid is None else grid

@@ -110,7 +110,7 @@ def _test_measure(
     mean = np.where(known > 0, np.where(there, apart, 0).sum(1) / np.maximum(known, 1), np.nan)
     difference, drawn = mean[0], mean[1:][np.isfinite(mean[1:])]
     of_images = np.quantile(drawn, (0.025, 0.975)) - difference if len(drawn) else np.full(2, np.nan)
-    of_seeds = _student_half_width(apart[0][there[0]])
+    of_seeds = student_half_width(apart[0][there[0]], _LEVEL)
     low, high = (difference + side * np.hypot(width, of_seeds) for side, width in zip((-1, 1), of_images, strict=True))
     return HypothesisMeasure(
         measure=measure.name,
@@ -124,15 +124,16 @@ def _test_measure(
     )
 
 
-def _student_half_width(values: Doubles) -> float:
+def student_half_width(values: Doubles, level: float) -> float:
     """Half the width of Student's interval of a mean; 0 of one value, of which nothing is known.
 
-    >>> round(_student_half_width(np.array([1.0, 2.0, 3.0])), 3), _student_half_width(np.array([1.0]))
-    (2.799, 0.0)
+    >>> values = np.array([1.0, 2.0, 3.0])
+    >>> round(student_half_width(values, 0.95), 3), student_half_width(values[:1], 0.95)
+    (2.484, 0.0)
     """
     if len(values) < 2:
         return 0.0
-    return float(stats.t.ppf((1 + _LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
+    return float(stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
 
 
 def _verdict(sign: int, low: float, high: float, *, decided: bool) -> HypothesisVerdict | None:

@@ -25,6 +25,7 @@ from stillroom.run.components import RunObjects
 from stillroom.run.export import load_student
 from stillroom.run.fidelity.measure import Checkpoint, evenly_spread, saved_checkpoints
 from stillroom.schema.base import read_json, read_text
+from stillroom.schema.explanation import FEWEST_IMAGES
 from stillroom.schema.run import RunSummary
 
 MaskName = Literal["auto", "masks", "centre", "positive"]
@@ -80,6 +81,28 @@ def runs_in(paths: Sequence[Path]) -> list[Path]:
         alone = (path / "recipe.yaml").exists() or not seeds
         found += [path] if alone else sorted(seeds, key=lambda each: int(each.name.removeprefix("seed-")))
     return found
+
+
+def matched_runs(runs: Sequence[Path], baselines: Sequence[Path], samples: int) -> tuple[list[Path], list[Path]]:
+    """The runs to explain and those from labels, for ``samples`` test images or texts.
+
+    Raises:
+        BadInput: too few samples, or another number of baselines than of runs.
+    """
+    if samples < FEWEST_IMAGES:
+        raise BadInput("--images", samples, f"{FEWEST_IMAGES} or more")
+    found, others = runs_in(runs), runs_in(baselines)
+    if others and len(others) != len(found):
+        raise BadInput("--baseline", f"{len(others)} runs", f"one for each of the {len(found)} runs to explain")
+    return found, others
+
+
+def check_seeds(loaded: Sequence[RunToExplain], explained: int) -> None:
+    """Refuse baselines, which come after the explained runs, of other seeds than theirs."""
+    for run, baseline in zip(loaded, loaded[explained:], strict=False):
+        if run.recipe.seed != baseline.recipe.seed:
+            expected = f"the seed of {run.path}, {run.recipe.seed}: the same first weights and order of images"
+            raise BadInput("--baseline", f"{baseline.path} of seed {baseline.recipe.seed}", expected)
 
 
 def is_of_texts(run: Path) -> bool:

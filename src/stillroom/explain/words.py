@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import spearmanr, t
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from stillroom.data.quality import describe_data
 from stillroom.data.tokens import Tokenization
 from stillroom.errors import BadInput
-from stillroom.explain.runs import RunToExplain, load_runs, load_teacher, runs_in
+from stillroom.explain.hypotheses import student_half_width
+from stillroom.explain.runs import RunToExplain, check_seeds, load_runs, load_teacher, matched_runs
 from stillroom.models.modes import device_of, eval_mode
 from stillroom.models.prepared import PreparedModel
 from stillroom.models.reader import FEATURES, TapReader
@@ -28,7 +29,6 @@ from stillroom.run.fidelity.measure import evenly_spread
 from stillroom.schema.base import six_digits, write
 from stillroom.schema.explanation import (
     EXPLANATION_WORDS,
-    FEWEST_IMAGES,
     MeanOverTexts,
     TextWords,
     WordCheckpoint,
@@ -166,15 +166,12 @@ def explain_words(
     Raises:
         BadInput: runs, data or options cannot be used.
     """
-    if texts < FEWEST_IMAGES:
-        raise BadInput("--images", texts, f"{FEWEST_IMAGES} or more")
-    runs, baselines = runs_in(runs), runs_in(baselines)
-    if baselines and len(baselines) != len(runs):
-        raise BadInput("--baseline", f"{len(baselines)} runs", f"one for each of the {len(runs)} runs to explain")
+    runs, baselines = matched_runs(runs, baselines, texts)
     observer = observer or Observer()
     try:
         with exact_float32():
             loaded = load_runs([*runs, *baselines], tap or FEATURES, objects)
+            check_seeds(loaded, len(runs))
             with threads(loaded[0].recipe.training.threads):
                 found = _explain(loaded, len(runs), tap, texts, observer)
     finally:
@@ -193,9 +190,7 @@ def _explain(
         raise BadInput("run", str(runs[0].path), "a run of texts")
     rows = evenly_spread(len(test), count)
     ids = test.images[torch.from_numpy(rows)]
-    words = ids >= 0
-    for special in test.tokens.special:
-        words &= ids != special
+    words = test.tokens.words(ids)
     teacher = load_teacher(runs[0], test)
     of_teacher = None
     if teacher is not None:
@@ -290,8 +285,7 @@ def _mean(values: npt.NDArray[np.float64]) -> MeanOverTexts | None:
     held = values[np.isfinite(values)]
     if len(held) < 2:
         return None
-    margin = float(t.ppf(0.975, len(held) - 1) * held.std(ddof=1) / math.sqrt(len(held)))
-    mean = float(held.mean())
+    margin, mean = student_half_width(held, 0.95), float(held.mean())
     return MeanOverTexts(
         mean=six_digits(mean), low=six_digits(mean - margin), high=six_digits(mean + margin), texts=len(held)
     )

@@ -61,10 +61,13 @@ def headline(found: WordExplanation) -> str:
 
 def _network(network: WordNetwork) -> Values:
     rows = [(f"{each.epoch:g}", _interval(each.with_teacher), _interval(each.with_end)) for each in network.checkpoints]
-    return Values(name=_title(network), accuracy=f"{decimal(100 * network.accuracy)}%", tap=network.tap, rows=rows)
+    return Values(
+        name=network_title(network), accuracy=f"{decimal(100 * network.accuracy)}%", tap=network.tap, rows=rows
+    )
 
 
-def _title(network: WordNetwork) -> str:
+def network_title(network: WordNetwork) -> str:
+    """What a network is called: its run and seed, and whether it learned from labels."""
     return f"{network.run}{'' if network.role == 'explained' else ', from labels'}, seed {network.seed}"
 
 
@@ -76,7 +79,7 @@ def _text(text: TextWords, found: WordExplanation) -> Values:
     rows = [("teacher", _words(text, text.teacher))] if text.teacher else []
     for network, of_network in zip(found.networks, text.kept, strict=True):
         for checkpoint, kept in zip(network.checkpoints, of_network, strict=True):
-            rows.append((f"{_title(network)}, epoch {checkpoint.epoch:g}", _words(text, kept)))
+            rows.append((f"{network_title(network)}, epoch {checkpoint.epoch:g}", _words(text, kept)))
     return Values(row=text.row, label=text.label, rows=rows)
 
 
