@@ -40,9 +40,12 @@ def take_ids(model: nn.Module) -> nn.Module:
     taken = set(inspect.signature(model.forward).parameters)
     if isinstance(model, TakesIds) or not {"input_ids", "attention_mask"} <= taken:
         return model
-    made = copy.copy(model)
-    made.__class__ = type(type(model).__name__, (TakesIds, type(model)), {})
-    return made
+    return _taking_ids(copy.copy(model))
+
+
+def _taking_ids(model: nn.Module) -> nn.Module:
+    model.__class__ = type(type(model).__name__, (TakesIds, type(model)), {})
+    return model
 
 
 def build_transformers(
@@ -91,9 +94,7 @@ def build_transformers(
     except Exception as error:  # in whatever words it refuses its config
         expected = f"a model that transformers makes for sequence classification; it raised {format_error(error, 160)}"
         raise BadInput(where, name, expected) from None
-    made.__class__ = type(type(made).__name__, (TakesIds, type(made)), {})
-    model: nn.Module = made
-    return model.train()
+    return _taking_ids(made).train()
 
 
 _COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "data2vec-text", "ibert")

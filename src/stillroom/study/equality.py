@@ -562,8 +562,9 @@ def _hash_violations(run: FinishedRun) -> Iterator[_Violation]:
     ]
     # The order of texts depends on all their lengths, a balanced one on all labels, which a run does not record.
     from_seed = summary.data.vocabulary is None and recipe.data.sampling == "shuffled"
-    orders = [_order_hash(*each, recipe.seed) for each in zip(images, epochs, strict=True)]
-    if from_seed and hashes.order != chain_hashes(orders):
+    if from_seed and hashes.order != chain_hashes(
+        [_order_hash(*each, recipe.seed) for each in zip(images, epochs, strict=True)]
+    ):
         yield "order of images", "did not see", "the order that the recipe gives"
     if hashes.views != chain_hashes([_views_hash(recipe.data.augmentation, count) for count in epochs]):
         yield "augmentation", "did not see", "the views that the recipe gives"

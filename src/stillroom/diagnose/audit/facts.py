@@ -154,9 +154,7 @@ def loss_function(nodes: Sequence[Node]) -> Node | None:
     return own[-1] if own else None
 
 
-def term(
-    tape: Tape, summand: Summand, learners: int, teachers: int, labels: Iterable[Tensor], students: int | None = None
-) -> Term:
+def term(tape: Tape, summand: Summand, learners: int, teachers: int, labels: Iterable[Tensor], students: int) -> Term:
     """One summand, described; ``students`` are the learners with what was cut off from their gradient."""
     tensor, named = summand.tensor, summand.named
     sources, gradient = tape.bits(tensor)
@@ -173,7 +171,7 @@ def term(
         labels=reads,
         student=bool(gradient & learners),
         teacher=bool(sources & teachers),
-        reads_student=bool(sources & (learners if students is None else students)),
+        reads_student=bool(sources & students),
         summed=_summed(nodes),
         weight_names=summand.names,
         weight_lists=_listed(summand, named or node),
@@ -357,7 +355,7 @@ _SOFTMAX = ("softmax", "log_softmax", "cross_entropy", "argmax", "max", "topk", 
 
 
 def answers(
-    tape: Tape, raw: Raw, learners: int, teachers: int, as_function: bool = True
+    tape: Tape, raw: Raw, learners: int, teachers: int, *, as_function: bool
 ) -> tuple[Answers | None, Source | None, Source | None]:
     """The logits of both in a loss, with the labels, and the loss as a function of them; and their sources."""
     nodes = [tape.nodes[i] for i in raw.nodes if tape.nodes[i].call is None]

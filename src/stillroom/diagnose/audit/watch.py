@@ -1214,7 +1214,8 @@ class Watch:
         tape = self._tape
         # Some steps say what the loss is as a function.
         done = len(self.phases[-1].steps)
-        answers, student, teacher = facts.answers(tape, raw, learners, teachers, done < 4 or done % 5 == 0)
+        as_function = done < 4 or done % 5 == 0
+        answers, student, teacher = facts.answers(tape, raw, learners, teachers, as_function=as_function)
         labels = []
         if answers is not None:
             answers.student_call = made.get(id(student.call)) if student is not None else None
