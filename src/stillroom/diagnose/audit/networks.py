@@ -36,8 +36,9 @@ class Networks:
         self.trained: dict[int, weakref.ref[Tensor]] = {}
         self._loaded: dict[int, weakref.ref[Tensor]] = {}
         self.asked: list[InferenceCall] = []  # networks that were run without gradients outside steps
-        # Parameters of modules, and the share that learns, computed once while a window is judged.
-        self._listed: dict[int, list[nn.Parameter]] = {}
+        # Parameters and buffers of modules, listed anew now and then, and the share that learns, by step.
+        self._parameters: weakref.WeakKeyDictionary[nn.Module, list[nn.Parameter]] = weakref.WeakKeyDictionary()
+        self._buffers: weakref.WeakKeyDictionary[nn.Module, list[Tensor]] = weakref.WeakKeyDictionary()
         self._held: dict[int, float] = {}
 
     def begin_phase(self) -> None:
@@ -45,13 +46,21 @@ class Networks:
         self.trained |= self.learners
         self.learners = {}
         self._found.clear()
-        self._held.clear()
+        self._parameters.clear()
+        self._buffers.clear()
 
-    def begin_step(self, learners: dict[int, weakref.ref[Tensor]]) -> None:
-        """A step is judged whose optimizers hold some parameters: modules may have changed since the last."""
+    def begin_step(self, learners: dict[int, weakref.ref[Tensor]], *, anew: bool) -> None:
+        """A step is judged.
+
+        Args:
+            learners: the parameters that its optimizers hold.
+            anew: whether modules are looked at anew: they may have got other parameters.
+        """
         self.learners |= learners
-        self._listed.clear()
         self._held.clear()
+        if anew:
+            self._parameters.clear()
+            self._buffers.clear()
 
     def meet(self, module: nn.Module) -> str:
         """The label of a module, found where it is called first."""
@@ -116,9 +125,16 @@ class Networks:
 
     def parameters(self, module: nn.Module) -> list[nn.Parameter]:
         """A module's parameters."""
-        found = self._listed.get(id(module))
+        found = self._parameters.get(module)
         if found is None:
-            found = self._listed[id(module)] = list(module.parameters())
+            found = self._parameters[module] = list(module.parameters())
+        return found
+
+    def buffers(self, module: nn.Module) -> list[Tensor]:
+        """A module's buffers."""
+        found = self._buffers.get(module)
+        if found is None:
+            found = self._buffers[module] = list(module.buffers())
         return found
 
     def held(self, module: nn.Module) -> float:

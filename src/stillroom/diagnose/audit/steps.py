@@ -148,7 +148,7 @@ class StepReader:
             gradient=gradient,
             inputs=facts.sample_rows(call.inputs, window.samples) if kept else None,
             outputs=tuple(tuple(each.shape) for each in call.outputs),
-            version=sum(t._version for t in (*parameters, *module.buffers())),
+            version=sum(t._version for t in (*parameters, *networks.buffers(module))),
             shared=sum(p.numel() for p in held) / max(1, sum(p.numel() for p in parameters)),
             shared_version=sum(p._version for p in held),
             prints=frozenset(facts.row_prints(call.inputs[0])) if printed else frozenset(),

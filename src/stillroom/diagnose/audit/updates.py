@@ -89,17 +89,18 @@ class Follower:
     """
 
     def __init__(self, teacher: nn.Module, student: nn.Module) -> None:
-        self._modules = weakref.ref(teacher), weakref.ref(student)
+        self._parameters = [
+            [weakref.ref(p) for p in module.parameters() if p.dim() >= 2][:AVERAGED] for module in (teacher, student)
+        ]
         self._marked: tuple[Tensor, Tensor] | None = None
 
     def _now(self) -> tuple[Tensor, Tensor] | None:
-        modules = [each() for each in self._modules]
-        if any(each is None for each in modules):
-            return None
         rows = []
-        for module in modules:
-            parameters = [p for p in module.parameters() if p.dim() >= 2][:AVERAGED]  # type: ignore[union-attr]
-            rows.append(torch.cat([p.detach().flatten()[:AVERAGED_NUMBERS].double() for p in parameters]))
+        for references in self._parameters:
+            parameters = [p for p in (each() for each in references) if p is not None]
+            if not parameters or len(parameters) < len(references):
+                return None
+            rows.append(torch.cat([p.detach().flatten()[:AVERAGED_NUMBERS] for p in parameters]).double())
         return rows[0], rows[1]
 
     def mark(self) -> None:

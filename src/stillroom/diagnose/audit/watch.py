@@ -19,7 +19,7 @@ from stillroom.diagnose.audit import facts
 from stillroom.diagnose.audit.networks import STOCHASTIC, Networks
 from stillroom.diagnose.audit.schedules import LATER, Schedules, rate
 from stillroom.diagnose.audit.source import counted_loops, only_steps
-from stillroom.diagnose.audit.steps import StepReader
+from stillroom.diagnose.audit.steps import StepReader, in_full
 from stillroom.diagnose.audit.tape import Call, CodeLine, Tape, is_user, place, tensors_in, user_frame
 from stillroom.diagnose.audit.updates import Follower, Update
 from stillroom.diagnose.audit.window import Familiar, Window, has_gradient
@@ -425,7 +425,7 @@ class Watch:
             for call in self._tape.calls:
                 if id(call.module) not in seen:
                     seen.add(id(call.module))
-                    gradients += [p.grad for p in call.module.parameters() if p.grad is not None]
+                    gradients += [p.grad for p in self._networks.parameters(call.module) if p.grad is not None]
         finite = True
         if gradients and value is not None:
             norms = torch._foreach_norm([g for g in gradients if not g.is_sparse])
@@ -471,7 +471,8 @@ class Watch:
             if not closure:
                 with _past_modes():
                     if len(self._window.optimizers) == 1:
-                        self._window.note_gradients(self._tape.calls)
+                        if self._is_full(optimizer):
+                            self._window.note_gradients(self._tape.calls)
                         if self._follower is not None:
                             self._window.averaging = self._follower.moved()
                     if phase is None or phase.extra.get("updates", 0) < MAX_UPDATES:
@@ -502,7 +503,7 @@ class Watch:
         if self._window.stepping:
             self._window.stepping = False
             self._pauses -= 1
-        elif self._deep and len(self._window.optimizers) == 1:
+        elif self._deep and len(self._window.optimizers) == 1 and self._is_full(optimizer):
             # A closure made the gradients inside the step.
             with self._quiet, _past_modes():
                 self._window.note_gradients(self._tape.calls)
@@ -533,6 +534,11 @@ class Watch:
                 self._go_deep()
         if self.stop and phase.number in self._complete and phase.distils:
             raise StopScript(0)
+
+    def _is_full(self, optimizer: torch.optim.Optimizer | None = None) -> bool:
+        """Whether this step is described in full: another training may begin with a new optimizer's."""
+        is_new = optimizer is not None and optimizer not in self._phase_optimizers
+        return is_new or not self.phases or in_full(len(self.phases[-1].steps))
 
     def _wants(self, phase: Phase) -> bool:
         """Whether the next step of a phase is to be watched."""
@@ -785,6 +791,11 @@ class Watch:
             phase.extra.setdefault("distils_since", step.number)
         if self._follower is None and len(phase.steps) < FIRST_ALONE:
             self._follower = self._reader.follower(step)
+        elif len(phase.steps) >= FIRST or (
+            len(phase.steps) > FIRST_ALONE
+            and not any(each.averaging and (each.averaging.teacher or each.averaging.student) for each in phase.steps)
+        ):
+            self._follower = None
         return phase
 
     def _begin_phase(self) -> Phase:
@@ -807,7 +818,7 @@ class Watch:
         parameters: dict[int, weakref.ref[Tensor]],
         keep_tape: bool,
     ) -> Step:
-        self._networks.begin_step(parameters)
+        self._networks.begin_step(parameters, anew=self._is_full())
         for each in optimizers:
             if each not in self._phase_optimizers:
                 phase.extra["optimizers"] = phase.extra.get("optimizers", 0) + 1

@@ -282,8 +282,9 @@ def parameters_left_out(context: LoopContext) -> CheckResult:
         for each in step.left_out
         if (each.network, "student") in sides and not each.frozen
     ]
+    described = sum(step.in_full for step in context.steps)
     frozen = [each for step in context.steps for each in step.left_out if each.frozen and each.fresh]
-    if not found and context.whole_script and len(frozen) > 0.5 * len(context.steps):
+    if not found and context.whole_script and len(frozen) > 0.5 * described:
         worst = max(frozen, key=lambda each: each.share)
         if FROZEN.at_least(worst.share) != "ok":
             return CheckResult(
@@ -301,7 +302,7 @@ def parameters_left_out(context: LoopContext) -> CheckResult:
     network, steps = seen.most_common(1)[0]
     worst = next(each for each in found if each.network is network)
     names = ", ".join(worst.names[:3]) + (" …" if len(worst.names) > 3 else "")
-    rarely = steps < len(context.steps) / 2
+    rarely = steps < described / 2
     verdict: Verdict = "problem" if worst.fresh and not rarely else "warning"
     how = (
         f"All parameters of {network.label} get"
@@ -310,7 +311,7 @@ def parameters_left_out(context: LoopContext) -> CheckResult:
     )
     return CheckResult(
         verdict,
-        f"{how} a gradient in {_of(steps, len(context.steps))}, and no optimizer that steps holds them.",
+        f"{how} a gradient in {_of(steps, described)}, and no optimizer that steps holds them.",
         {"module": network.label, "parameters": list(worst.names[:50]), "share": worst.share, "fresh": worst.fresh},
         Remedy(
             "Give them to the optimizer, or set requires_grad_(False) where they are to stay.",
