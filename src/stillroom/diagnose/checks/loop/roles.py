@@ -302,7 +302,14 @@ def parameters_left_out(context: LoopContext) -> CheckResult:
     network, steps = seen.most_common(1)[0]
     worst = next(each for each in found if each.network is network)
     names = ", ".join(worst.names[:3]) + (" …" if len(worst.names) > 3 else "")
-    rarely = steps < described / 2
+    # From the first of them on: what hooks hand over may be used later than from the first step.
+    marks = [
+        any(each.network is network for each in step.left_out)
+        for step in context.steps
+        if step.in_full or step.left_out
+    ]
+    since = len(marks) - marks.index(True)
+    rarely = steps < since / 2 or (steps == 1 and described > 2)
     verdict: Verdict = "problem" if worst.fresh and not rarely else "warning"
     how = (
         f"All parameters of {network.label} get"
