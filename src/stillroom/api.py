@@ -43,6 +43,7 @@ from stillroom.report.study.page import rewrite_run_page, write_run_pages, write
 from stillroom.run.components import RunComponents, RunObjects
 from stillroom.run.export import evaluate_model, export_run, load_student
 from stillroom.run.fidelity.mapping import map_fidelity
+from stillroom.run.hub import push_run
 from stillroom.run.latency import measure_latency
 from stillroom.run.records import load_run_recipe, output_folder
 from stillroom.run.run import execute
@@ -63,6 +64,8 @@ from stillroom.teachers.config import TeacherConfig
 from stillroom.train.device import exact_float32
 from stillroom.train.optimisation import OwnOptimisation, Parameters
 from stillroom.train.recorders import StepHook, StepInfo, as_hooks
+
+ExportForm = Literal["safetensors", "onnx", "onnx-int8", "pt2"]
 
 
 @dataclass(frozen=True)
@@ -122,11 +125,13 @@ class DistillResult:
         config = ModelConfig(name=self.prepared.name, preprocess=self.prepared.preprocess_config or "none")
         return evaluate_model(config, images, model=self.student)
 
-    def export(
-        self, form: Literal["safetensors", "onnx", "pt2"] = "safetensors", out: str | Path | None = None, **options: Any
-    ) -> dict[str, Any]:
+    def export(self, form: ExportForm = "safetensors", out: str | Path | None = None, **options: Any) -> dict[str, Any]:
         """Write the student to a file; see :func:`export`."""
         return export(self, form, out, **options)
+
+    def push_to_hub(self, name: str, *, private: bool = True) -> dict[str, Any]:
+        """Upload weights, recipe and a model card to the Hugging Face hub; see :func:`stillroom.run.hub.push_run`."""
+        return push_run(self.path, name, private=private)
 
     def diagnose(self, **options: Any) -> Diagnosis:
         """Say what is wrong with the run, the teacher's input included; see :func:`diagnose`."""
@@ -461,7 +466,7 @@ def evaluate(
 
 def export(
     run: DistillResult | str | Path,
-    form: Literal["safetensors", "onnx", "pt2"] = "safetensors",
+    form: ExportForm = "safetensors",
     out: str | Path | None = None,
     *,
     pixels: bool = False,
@@ -470,7 +475,8 @@ def export(
 
     Args:
         run: a run, or its folder; a graph of a run made in Python needs the run itself, or :func:`load_run`.
-        form: ``safetensors`` (weights), ``onnx``, or ``pt2`` (a program of ``torch.export``).
+        form: ``safetensors`` (weights), ``onnx``, ``onnx-int8`` (weights of 8 bits, measured against ``onnx``),
+            or ``pt2`` (a program of ``torch.export``).
         out: the file; left out: in the run's ``export/``.
         pixels: let the graph take uint8 images and preprocess them.
 

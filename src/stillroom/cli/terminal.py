@@ -60,8 +60,9 @@ class ProgressBar(Observer):
                 self._glance[key] = form.format(line[key])
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, glance="  ".join(self._glance.values()))
-        if line.get("split") == "test" and not self._console.is_terminal:
-            self._console.print(f"epoch {line['epoch']:g}: " + "  ".join(self._glance.values()), soft_wrap=True)
+        if (split := line.get("split")) in ("validation", "test") and not self._console.is_terminal:
+            where = f", {split}" if split == "validation" else ""
+            self._console.print(f"epoch {line['epoch']:g}{where}: " + "  ".join(self._glance.values()), soft_wrap=True)
 
     def phase(self, what: str, done: int, total: int) -> None:
         """Show an evaluation while it lasts."""

@@ -65,12 +65,13 @@ GLOSSARY = {
 _NO_PREDICTIONS = "This run folder holds no predictions.safetensors."
 
 
-def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
+def write_report(runs: Sequence[Path], out: Path | None = None, steps: Sequence[tuple[str, str]] = ()) -> Path:
     """Write one HTML page about finished runs.
 
     Args:
         runs: run folders; the page is about the first, the others are compared with it.
         out: the file to write; left out: ``report.html`` in the first run's folder.
+        steps: what to try next: why, and a command or none.
 
     Returns:
         The file that was written.
@@ -95,11 +96,16 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
         raise BadInput("out", str(target), "a file, not a folder")
     # What `stillroom explain` wrote into the same folder; a page elsewhere would not find it.
     is_explained = target.parent.resolve() == runs[0].resolve() and (runs[0] / EXPLAINED).is_file()
-    page = render([read_run(Path(run)) for run in runs], explained=EXPLAINED if is_explained else "")
+    page = render([read_run(Path(run)) for run in runs], None, EXPLAINED if is_explained else "", steps)
     return write_page(target, page)
 
 
-def render(runs: Sequence[RunData], context: PageContext | None = None, explained: str = "") -> str:
+def render(
+    runs: Sequence[RunData],
+    context: PageContext | None = None,
+    explained: str = "",
+    steps: Sequence[tuple[str, str]] = (),
+) -> str:
     """The page as text; the same runs give the same text.
 
     Raises:
@@ -118,6 +124,7 @@ def render(runs: Sequence[RunData], context: PageContext | None = None, explaine
         page=page,
         study=context,
         explained=explained,
+        steps=steps,
     )
 
 
