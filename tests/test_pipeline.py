@@ -156,6 +156,41 @@ def test_weights_that_cannot_be_fetched_say_how_to_bring_them(
     assert "--teacher-weights" in error
 
 
+def test_a_recipe_may_ask_for_published_weights_which_are_fetched_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import timm
+
+    asked = []
+    make = timm.create_model
+
+    def fetch(name: str, *, pretrained: bool = False, **options: Any) -> torch.nn.Module:
+        asked.append(pretrained)
+        if pretrained and name == "resnet18":
+            raise OSError("no route to host")
+        return make(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", fetch)
+    monkeypatch.setenv("STILLROOM_CACHE", str(tmp_path / "cache"))
+    photos = write_photos(tmp_path / "photos", "train", "test")
+    content = {
+        "data": {"path": str(photos), "image_size": 32},
+        "student": {"name": "timm:test_resnet", "weights": "pretrained", "head": "new"},
+        "training": {"steps": 1},
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(content))
+    for out in ("one", "two"):
+        assert run(["train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / out)]) == 0
+        assert "published weights of timm:test_resnet, SHA-256" in capsys.readouterr().err
+    assert asked.count(True) == 1
+    assert (
+        run(["train", str(tmp_path / "recipe.yaml"), "student.name=timm:resnet18", "--out", str(tmp_path / "x")]) == 2
+    )
+    error = capsys.readouterr().err
+    assert "student.weights: the weights of timm:resnet18 could not be fetched" in error
+    assert "pretrained=True" in error
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -92,7 +92,8 @@ def run_request(request: Request, out: Path, observer: Observer, say: Callable[[
     if request.pretrained:
         weights = str(out / PRETRAINED)
         if not Path(weights).exists():
-            write_bytes(Path(weights), safetensors.torch.save(pretrained_state(request.teacher)), checksum=True)
+            state = pretrained_state(request.teacher, "--pretrained", "--teacher-weights")
+            write_bytes(Path(weights), safetensors.torch.save(state), checksum=True)
     # Read once for all runs; the overrides hold for what is read, too.
     data = load(_recipe(request, config, "", {"name": request.student}).data)
     config, data = _with_validation(request, config, data, say)
