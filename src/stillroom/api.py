@@ -221,6 +221,7 @@ def distill(
     student_preprocess: str | dict[str, Any] | None = None,
     teacher_options: Mapping[str, Any] | None = None,
     unlabelled: Any = None,
+    validation: Dataset[Any] | None = None,
     task: Task | None = None,
     training: dict[str, Any] | None = None,
     optimizer: Callable[[Parameters], torch.optim.Optimizer] | None = None,
@@ -267,6 +268,8 @@ def distill(
         unlabelled: further training images, without labels, of the form of those of ``train``: a tensor [N, …], or
             images one after another. The losses that read labels leave them out, and those that ``train`` gives with
             the label None.
+        validation: dataset of (image, label) that is measured after each epoch; ``test`` is then looked at once, at the
+            end, and ``training={"patience": 3}`` may stop early.
         task: what the labels are: ``"single_label"`` (a class number), ``"multi_label"`` (0 or 1 for each class) or
             ``"regression"`` (floats). Left out: what they look like, which a line says.
         training: further options of ``training``, such as ``{"precision": "float32", "ema": 0.999}``.
@@ -302,7 +305,7 @@ def distill(
     >>> run.summary["steps"], run.summary["teachers"]["teacher"]["parameters"]
     (2, 2212)
     """
-    data = _pair(train, test, unlabelled, task)
+    data = _pair(train, test, unlabelled, task, validation)
     if losses is None:
         losses = default_losses(data.train.task, teacher=teacher is not None)
     terms, own_hooks = as_losses(losses), as_hooks(hooks)
@@ -733,14 +736,23 @@ def _choices(place: str, images: ImageSet) -> str:
     return f"what the {place} takes, as the images are bytes: {choices}; or give floats, which go in as they are"
 
 
-def _pair(train: Dataset[Any], test: Dataset[Any], unlabelled: Any, task: Task | None = None) -> DataPair:
+def _pair(
+    train: Dataset[Any],
+    test: Dataset[Any],
+    unlabelled: Any,
+    task: Task | None = None,
+    validation: Dataset[Any] | None = None,
+) -> DataPair:
     learned = from_dataset(train, name="train", field="train", views=True, task=task)
     # Of test images alone 0.0 and 1.0 may be numbers, too.
     seen = learned.task if learned.labelled and learned.task != "single_label" else task
     data = make_pair(learned, from_dataset(test, name="test", field="test", task=seen))
-    if unlabelled is None:
-        return data
-    return DataPair(add_unlabelled(data.train, from_images(unlabelled, field="unlabelled")), data.test)
+    learned, held = data.train, None
+    if validation is not None:
+        held = make_pair(learned, from_dataset(validation, name="validation", field="validation", task=seen)).test
+    if unlabelled is not None:
+        learned = add_unlabelled(learned, from_images(unlabelled, field="unlabelled"))
+    return DataPair(learned, data.test, held)
 
 
 def _images(data: Dataset[Any] | str | Path, split: str, task: Task | None = None) -> ImageSet:

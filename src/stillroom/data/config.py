@@ -495,7 +495,7 @@ class DataConfig(Config):
         if self.source == "python" and self.holdout is not None:
             raise ValueError("no holdout with source: python; split the dataset itself and give its parts")
         if self.source == "python" and self.validation is not None:
-            raise ValueError("no validation with source: python; give its images as test")
+            raise ValueError("no validation with source: python; give the dataset as validation=")
         if self.validation in (self.train_split, self.test_split):
             raise ValueError(f"validation as another split than train_split and test_split, not {self.validation!r}")
         if self.source == "python" and (self.labelled is not None or self.unlabelled is not None):
