@@ -237,8 +237,8 @@ def _plan(
     example = _recipe(request, config, "", {"name": request.student})
     training, augmentation, train = example.training, example.data.augmentation, data.train
     reading = measure_reading(train, augmentation, training)
-    learner = measure_speed(example.student, train, training, learns=True)
-    large = measure_speed(teacher.config, train, training, learns=teacher.learns)
+    learner = measure_speed(example.student, train, training, "student", learns=True)
+    large = measure_speed(teacher.config, train, training, "teacher", learns=teacher.learns)
     device = resolve_device(training.device)
     count = resolve_threads(training.threads)
     where = counted(count, "CPU thread") if device.type == "cpu" else str(device)
@@ -358,9 +358,10 @@ def _recipes(
                 "fine-tuned"
             )
             training = _recipe(request, config, "", {"name": request.student}).training
-            fitted = (out / STARTED).is_file() or (
-                data.train.task == "single_label" and fit_head(teacher.config, data, training, out / STARTED, observer)
-            )
+            fitted = (out / STARTED).is_file()
+            if not fitted and data.train.task == "single_label":
+                fitted = fit_head(teacher.config, data, training, out / STARTED, observer)
+                observer.run_ended()
             taught |= {"weights": str(out / STARTED)} if fitted else {"head": "new"}
             epochs = epochs if fitted else max(epochs, 1)
         else:

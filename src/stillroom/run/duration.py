@@ -30,20 +30,21 @@ class Speed:
     learn: float  # forward and backward; 0 where it was not measured
 
 
-def measure_speed(config: ModelConfig, data: ImageSet, training: TrainingConfig, *, learns: bool) -> Speed:
+def measure_speed(config: ModelConfig, data: ImageSet, training: TrainingConfig, field: str, *, learns: bool) -> Speed:
     """Time a model with random weights on a few images of the data.
 
     Args:
         config: the model; its weights are not read.
         data: training images.
         training: where and how it would be trained.
+        field: what errors call the model.
         learns: whether backward passes are timed, too.
     """
     device = resolve_device(training.device)
     precision = resolve_precision(training.precision, device)
     with threads(resolve_threads(training.threads)), exact_float32(), seed_rng(0, "student-init"):
-        model = build_model(config.without_weights(), data, "model").to(device)
-        prepared = with_layout(model, config, data, "model")
+        model = build_model(config.without_weights(), data, field).to(device)
+        prepared = with_layout(model, config, data, field)
         model = prepared.model
         images = prepared.inputs(data.images[:_IMAGES])
 
