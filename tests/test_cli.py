@@ -267,7 +267,8 @@ def test_int8_export_is_measured_against_the_whole_graph(workplace: Path, capsys
     assert exported["float32"]["top1"] == pytest.approx(whole["top1"], abs=0.2)
     assert exported["int8"]["count"] == whole["count"]
     assert run(["export", "run", "--format", "onnx-int8"]) == 0
-    assert all(word in capsys.readouterr().out for word in ("float32", "int8", "MB", "ms", "top-1"))
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("float32", "int8", "MB", "ms", "top-1")), printed
 
 
 def test_a_student_is_pushed_to_the_hub_with_a_card_and_no_token_is_written(

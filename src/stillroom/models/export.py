@@ -120,9 +120,10 @@ def quantize_onnx(path: Path, target: Path) -> None:
     try:
         quantization: Any = importlib.import_module("onnxruntime.quantization")
         with suppress_output(), tempfile.TemporaryDirectory() as folder:
-            made = Path(folder) / "int8.onnx"
-            # Convolutions of integers take unsigned weights alone.
-            quantization.quantize_dynamic(path, made, weight_type=quantization.QuantType.QUInt8)
+            made, graph = Path(folder) / "int8.onnx", importlib.import_module("onnx").load(path)
+            # Weights are replaced: shapes that were inferred before do not hold for what takes their place.
+            graph.graph.ClearField("value_info")
+            quantization.quantize_dynamic(graph, made, weight_type=quantization.QuantType.QUInt8)
             content = made.read_bytes()
         onnxruntime.InferenceSession(content, _session_options(onnxruntime))
     except Exception as error:
