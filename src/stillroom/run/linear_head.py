@@ -34,7 +34,7 @@ def fit_head(config: ModelConfig, data: DataPair, training: TrainingConfig, out:
         data: single-label images.
         training: device and threads.
         out: the file of weights.
-        observer: follows the pass, and is told how good the model is by now.
+        observer: follows the pass; gets a line about the fitted layer.
 
     Returns:
         Whether the model ends in a linear layer with biases; else nothing is written.
@@ -93,7 +93,7 @@ def fit_linear(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, 
     def closure() -> Tensor:
         solver.zero_grad()
         loss = F.cross_entropy(x @ weight.T + bias, y) + 0.5 * _DECAY * weight.square().sum()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     solver.step(closure)  # type: ignore[no-untyped-call]
