@@ -262,7 +262,8 @@ def plain_fsp() -> float:
         first, second = alike(maps[0], maps[1])
         return np.array([[(x * y).mean() for y in second[b]] for x in first[b]])
 
-    return per_sample(lambda b: float(((flow(M_S, b) - flow(M_T, b)) ** 2).mean()))
+    teacher = [alike(s, t)[1] for s, t in zip(M_S, M_T, strict=True)]
+    return per_sample(lambda b: float(((flow(M_S, b) - flow(teacher, b)) ** 2).mean()))
 
 
 def plain_ofd(margins: list[list[float]]) -> float:

@@ -145,8 +145,9 @@ def test_a_recipe_is_resumed_exactly_reported_and_diagnosed(
     facts = json.loads((whole / "summary.json").read_text())["teachers"]["teacher"]
     assert (facts.get("follows_student"), facts.get("peer")) == ((None, True) if kind == "peer" else (True, None))
     said, page = headline(read_run(whole)), (whole / "report.html").read_text()
-    assert "teacher" not in said.replace("it had no teacher to compare with", "")
+    assert "teacher" not in said
     assert ("its peer" in said) == (kind == "peer"), "a student is not compared with its own average"
+    assert ("of its own weights" in said) == (kind != "peer")
     assert ("Student against peer" in page) == (kind == "peer")
     assert "Student against teacher" not in page
     # A network that learns, too, has no map of depths, and the page names none.

@@ -219,10 +219,12 @@ def _tiles(run: RunData, labels: RunData | None) -> list[Tile]:
         significance = "" if gap.resolved or gap.points == 0 else ", not significant"
         detail = f"± {decimal(gap.margin, 2)} over the test images{significance}"
         first = Tile(signed(gap.points, 2), "points of top-1 against labels alone", detail)
+    several = teacher.parameters is None and len(run.teachers) > 1
+    missing = "the teacher is several networks" if several else "not recorded"
     return [
         first,
-        _cost_tile("parameters", ("fewer", "more"), teacher.parameters, student.parameters, scaled),
-        _cost_tile("multiply-adds", ("fewer", "more"), teacher.multiply_adds, student.multiply_adds, scaled),
+        _cost_tile("parameters", ("fewer", "more"), teacher.parameters, student.parameters, scaled, missing),
+        _cost_tile("multiply-adds", ("fewer", "more"), teacher.multiply_adds, student.multiply_adds, scaled, missing),
         _cost_tile("latency at batch 1", ("lower", "higher"), before, after, _milliseconds, "not measured"),
     ]
 
@@ -233,7 +235,7 @@ def _cost_tile(
     before: float | None,
     after: float | None,
     written: Callable[[float | None], str],
-    missing: str = "not recorded",
+    missing: str,
 ) -> Tile:
     found = factor(before, after, *sides)
     if found is None:

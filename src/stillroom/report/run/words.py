@@ -236,8 +236,17 @@ def _without_teacher(run: RunData) -> str:
         f"The student reaches {decimal(student.top1)}% top-1 "
         f"({whole(student.correct)} of {whole(student.count)} test images)"
         + (f" with {cost}" if cost else "")
-        + "; it had no teacher to compare with."
+        + f"; {_no_comparison(run)}."
     )
+
+
+def _no_comparison(run: RunData) -> str:
+    teacher = run.summary.teacher
+    if teacher is None or not run.distilled:
+        return "it had no teacher to compare with"
+    if teacher.follows_student:
+        return f"it learned from the {teacher.model.replace('the student', 'its own weights')}"
+    return "its teacher has no scores to compare with"
 
 
 def costs(run: RunData) -> str:
