@@ -149,7 +149,8 @@ def heading(measure: Measure) -> str:
 def summary_table(summary: dict[str, Any]) -> Table:
     """A run's results next to its teachers'; with several, agreement and KL are in each one's column."""
     teachers = summary["teachers"]
-    names = ["teacher" if len(teachers) == 1 else f"teacher {name}" for name in teachers]
+    words = ["peer" if one.get("peer") else "teacher" for one in teachers.values()]
+    names = words if len(teachers) == 1 else [f"{word} {name}" for word, name in zip(words, teachers, strict=True)]
     columns = ["", f"student {summary['model']}"]
     columns += [f"{name} {one['model']}" for name, one in zip(names, teachers.values(), strict=True)]
     sides = [{**side, **(side.get("measures") or {})} for side in (summary, *teachers.values())]

@@ -139,8 +139,8 @@ def teacher_facts(
     scored = measured(logits, test, figures) if logits is not None else {}
     sizes = size_of(source.prepared, test) if source.prepared is not None and logits is not None else {}
     files = {"files": dict(source.files)} if source.files else {}
-    follows = {"follows_student": True} if source.follows_student else {}
-    return {"model": source.name, **scored, **sizes, "weights_hash": source.fingerprint, **files, **follows, **compared}
+    changes = {"follows_student" if source.follows_student else "peer": True} if source.changes else {}
+    return {"model": source.name, **scored, **sizes, "weights_hash": source.fingerprint, **files, **changes, **compared}
 
 
 def measured(outputs: Tensor, data: ImageSet, figures: Mapping[str, float]) -> dict[str, Any]:

@@ -108,6 +108,8 @@ class TeacherSummary(JsonObject):
     weights_hash: str
     # Of the student's moving average or snapshot: it is no other model to compare the student with.
     follows_student: Literal[True] | None = None
+    # Of a second student, which learned while it taught this one.
+    peer: Literal[True] | None = None
     files: dict[str, str] | None = None  # SHA-256 of each file that its logits were read from, where it is no model
     measures: TargetMeasures | None = None  # of multi-label or regression data, in place of top1, nll and ece
     agreement: Percent | None = None
@@ -119,7 +121,7 @@ class TeacherSummary(JsonObject):
         """Its scores; None where it was not scored, or not by classes of which each image has one."""
         if self.top1 is None:
             return None
-        others = {"weights_hash", "follows_student", "files", "measures", "teacher_mae"}
+        others = {"weights_hash", "follows_student", "peer", "files", "measures", "teacher_mae"}
         return ModelScores.model_validate(self.model_dump(exclude=others))
 
     @model_validator(mode="after")

@@ -127,10 +127,11 @@ def _top1(members: Sequence[Member]) -> Chart | None:
         top1 = subject.teacher.top1
         epochs = [0.0, *sorted({x for trace in traces for x in trace["x"]})]
         hover = {"legendgroup": "teacher", "hovertemplate": "%{y:.2f}"}
-        traces.append(level(epochs, top1, "Teacher", "teacher", "dash", **hover))
+        title = subject.teacher_word.capitalize()
+        traces.append(level(epochs, top1, title, "teacher", "dash", **hover))
         note = {"x": 0, "y": top1, "xanchor": "left", "yanchor": "bottom", "showarrow": False}
         font = {"color": LIGHT["teacher"]}
-        options["annotations"] = [{**note, "text": f"teacher {decimal(top1)}%", "font": font}]
+        options["annotations"] = [{**note, "text": f"{subject.teacher_word} {decimal(top1)}%", "font": font}]
     figure = over_epochs(traces, f"top-1 on the {split} {'split' if split == 'test' else 'images'}, %", **options)
     return Chart("top1", f"{split.capitalize()} top-1", _top1_words(subject), 380, figure)
 
@@ -143,11 +144,13 @@ def primary_curve(members: Sequence[Member]) -> Chart | None:
     traces = _traces(members, "curve", measure.name, f".{measure.digits}f")
     if not traces:
         return None
-    teacher = run.summary.teacher.measures if run.summary.teacher is not None and split == "test" else None
+    compared = run.compared_teacher
+    teacher = compared.measures if compared is not None and split == "test" else None
     if teacher is not None:
         epochs = [0.0, *sorted({x for trace in traces for x in trace["x"]})]
         hover = {"legendgroup": "teacher", "hovertemplate": f"%{{y:.{measure.digits}f}}"}
-        traces.append(level(epochs, float(getattr(teacher, measure.name)), "Teacher", "teacher", "dash", **hover))
+        height = float(getattr(teacher, measure.name))
+        traces.append(level(epochs, height, run.teacher_word.capitalize(), "teacher", "dash", **hover))
     unit = ", %" if measure.unit == "%" else ""
     figure = over_epochs(traces, f"{measure.title} on the {split} {'split' if split == 'test' else 'images'}{unit}")
     _, levels = _points(rows, measure.name)
@@ -174,7 +177,7 @@ def _top1_words(run: RunData) -> str:
             f"at once, at the end: {decimal(run.student.top1)}%."
         )
     elif run.teacher is not None:
-        text += f" The dashed line is the teacher’s {decimal(run.teacher.top1)}%."
+        text += f" The dashed line is the {run.teacher_word}’s {decimal(run.teacher.top1)}%."
     return text
 
 
@@ -304,7 +307,7 @@ class ClassRow:
         return self.student - self.teacher if self.teacher is not None else self.student
 
 
-def class_changes(rows: Sequence[ClassRow]) -> Chart:
+def class_changes(rows: Sequence[ClassRow], teacher: str) -> Chart:
     """What each class gained or lost, as bars; of many classes, only those that changed most."""
     ordered = sorted(rows, key=lambda row: row.change)
     some = len(ordered) > ALL_CLASSES
@@ -322,7 +325,7 @@ def class_changes(rows: Sequence[ClassRow]) -> Chart:
             for row in shown
         ],
         hovertemplate="<b>%{customdata[0]}</b><br>student %{customdata[1]}%"
-        + ("<br>teacher %{customdata[2]}%<br>change %{customdata[3]} points" if compared else "")
+        + (f"<br>{teacher} " + "%{customdata[2]}%<br>change %{customdata[3]} points" if compared else "")
         + "<br>%{customdata[4]:,} test images<extra></extra>",
     )
     low, high = min(0.0, *(row.change for row in shown)), max(0.0, *(row.change for row in shown))
@@ -333,7 +336,7 @@ def class_changes(rows: Sequence[ClassRow]) -> Chart:
         [*(short(row.name, 18) for row in shown), *(["…"] if some else [])],
         [*places, *([-SHOWN_CLASSES] if some else [])],
     )
-    title = "student − teacher, points" if compared else "accuracy of the class, %"
+    title = f"student − {teacher}, points" if compared else "accuracy of the class, %"
     x = axis(title, range=ends, fixedrange=True, zeroline=True)
     figure = {"data": [bars], "layout": layout(xaxis=x, yaxis=names, bargap=0.28)}
     heading = "Change by class" if compared else "Accuracy by class"

@@ -29,6 +29,7 @@ from stillroom.schema.run import (
     RelationsRecord,
     RescalingEpoch,
     RunSummary,
+    TeacherSummary,
     check_finished,
     read_timing,
 )
@@ -81,8 +82,13 @@ class RunData:
 
         None without scores, and where it follows the student: that is no other model.
         """
+        return None if self.compared_teacher is None else self.compared_teacher.scores
+
+    @property
+    def compared_teacher(self) -> TeacherSummary | None:
+        """What the summary says of it."""
         teacher = self.summary.teacher
-        return None if teacher is None or teacher.follows_student else teacher.scores
+        return None if teacher is None or teacher.follows_student else teacher
 
     @property
     def curve(self) -> tuple[str, tuple[Row, ...]]:
@@ -94,9 +100,16 @@ class RunData:
         """Whether the student learned from a teacher, which may also be there for comparison alone."""
         return self.summary.distilled
 
+    @property
+    def teacher_word(self) -> str:
+        """What sentences call the one that the student is compared with: ``peer`` where it learned, too."""
+        return self.teacher_title(self.summary.reference or "").partition(" ")[0].lower()
+
     def teacher_title(self, name: str) -> str:
         """What the page calls a teacher."""
-        return f"Teacher {name}" if len(self.summary.teachers) > 1 else "Teacher"
+        teacher = self.summary.teachers.get(name)
+        title = "Peer" if teacher is not None and teacher.peer else "Teacher"
+        return f"{title} {name}" if len(self.summary.teachers) > 1 else title
 
 
 def read_run(path: Path) -> RunData:
