@@ -44,7 +44,7 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
-RUNNABLE = ["start/loop.md", "start/python.md", "how-to/add-a-loss.md"]
+RUNNABLE = ["start/loop.md", "start/python.md", "how-to/add-a-loss.md", "guide/teachers.md", "guide/targets.md"]
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
