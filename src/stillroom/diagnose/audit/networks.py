@@ -62,7 +62,7 @@ class Networks:
             self._parameters.clear()
             self._buffers.clear()
 
-    def meet(self, module: nn.Module) -> str:
+    def add(self, module: nn.Module) -> str:
         """The label of a module, found where it is called first."""
         if module not in self._labels:
             self._labels[module] = _label(module)

@@ -111,7 +111,7 @@ class Follower:
         """What comes next is not seen."""
         self._marked = None
 
-    def moved(self) -> Averaging | None:
+    def measure(self) -> Averaging | None:
         """Before the next step: which share of the way to the other each was moved; None where that is not plain."""
         before, now, self._marked = self._marked, self._now() if self._marked is not None else None, None
         if before is None or now is None or before[0].shape != before[1].shape:

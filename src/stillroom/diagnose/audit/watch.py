@@ -277,7 +277,7 @@ class Watch:
         return __call__
 
     def _is_network(self, module: nn.Module) -> bool:
-        self._networks.meet(module)
+        self._networks.add(module)
         return self._networks.has_parameters(module)
 
     def _deep_call(self, original: Any, module: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -290,7 +290,7 @@ class Watch:
                 elif tape.looked_at is not None:
                     self._note_skipped()
             if self._deep:
-                label = self._networks.meet(module)
+                label = self._networks.add(module)
                 with _past_modes():
                     call = tape.begin(module, args, kwargs, label)
         if call is None:
@@ -474,7 +474,7 @@ class Watch:
                         if self._is_full(optimizer):
                             self._window.note_gradients(self._tape.calls)
                         if self._follower is not None:
-                            self._window.averaging = self._follower.moved()
+                            self._window.averaging = self._follower.measure()
                     if phase is None or phase.extra.get("updates", 0) < MAX_UPDATES:
                         self._window.update = Update.of(optimizer)
                 self._pauses += 1
