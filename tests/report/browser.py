@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,24 @@ class Watched:
             " && box.offsetParent && box.scrollWidth > box.clientWidth + 1).map((box) => box.ariaLabel)"
         )
         assert wide[1] > 760 or not cut, f"cut off: {cut}"
+
+
+@functools.cache
+def _axe() -> str:
+    """The source of axe-core, or the test is skipped."""
+    pytest.importorskip("axe_playwright_python")
+    return files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+
+
+def assert_accessible(page: Any) -> None:
+    """No violation of WCAG 2.1, levels A and AA, that axe finds on a page as it is: contrast, names, roles, focus."""
+    if not page.evaluate("'axe' in globalThis"):
+        page.evaluate(_axe())
+    found = page.evaluate(
+        """() => axe.run(document, {resultTypes: ["violations"], runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]})
+            .then(({violations}) => violations.flatMap(({id, nodes}) => nodes.map((one) => `${id}: ${one.html}`)))"""
+    )
+    assert not found, "\n".join(each[:300] for each in found[:20])
 
 
 @contextmanager

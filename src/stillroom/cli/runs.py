@@ -50,8 +50,9 @@ def distill(
         str | None,
         typer.Option(
             "--data",
-            help="Instead of a recipe: a folder of images (train/CLASS/…, or CLASS/…), or `digits`. Trains a teacher "
-            "where it must, the student from labels and the student distilled, and writes one page.",
+            help="Instead of a recipe: a folder of images (train/CLASS/…, or CLASS/…), a CSV file of images and "
+            "labels, hf:NAME, or `digits`. Trains a teacher where it must, the student from labels and the student distilled, "
+            "and writes one page.",
             metavar="DIR",
         ),
     ] = None,
@@ -229,7 +230,8 @@ def evaluate(
     data: Annotated[
         str,
         typer.Option(
-            "--data", help="A folder (parquet, idx, or one folder a class), or `digits`, `synthetic`, `shapes`."
+            "--data",
+            help="A folder (parquet, idx, or one folder a class), a CSV file, or `digits`, `synthetic`, `shapes`.",
         ),
     ],
     weights: Annotated[
@@ -262,7 +264,7 @@ def evaluate(
     ] = None,
     label_columns: Annotated[
         str | None,
-        typer.Option("--label-columns", help="Parquet columns of the labels of such a task.", metavar="A,B"),
+        typer.Option("--label-columns", help="Columns of the labels, with --task.", metavar="A,B"),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     as_json: AsJson = False,

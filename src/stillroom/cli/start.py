@@ -23,8 +23,8 @@ def demo(
 ) -> None:
     """Distil a small model on built-in data (handwritten digits) and write a report; needs no file and no download.
 
-    Trains a teacher, then five seeds of a student on few labels, without and with the teacher, and says with an
-    interval what the teacher brought. Then audits a plain PyTorch script in which a fault is planted.
+    Trains a teacher, then a student on few labels, five seeds without and five with the teacher, and prints how many
+    points the teacher adds, with a 95% interval. Then audits a plain PyTorch script in which a fault is planted.
 
     Example: `stillroom demo --out runs/demo`
     """
@@ -82,7 +82,7 @@ def list_(
 ) -> None:
     """List the models, losses, data sources, optimizers and schedules that a recipe can name.
 
-    `checks` are those that `diagnose`, `check` and `audit` make: what each asks, and where its verdict turns.
+    `checks` are those that `diagnose`, `check` and `audit` make: what each looks for, and its threshold.
 
     Example: `stillroom list losses --family features`
     """
