@@ -197,18 +197,25 @@ class Visits:
         return watched
 
 
-def check_page(watched: Watched, draw: Callable[[Watched], object] = Watched.scroll_through) -> None:
-    """What every page must hold, on a phone in the dark and then on a desk: quiet, alone, and no wider than the window.
+def check_page(
+    watched: Watched, draw: Callable[[Watched], object] = Watched.scroll_through, *, is_of_its_kind: bool = False
+) -> None:
+    """What every page must hold, on a phone and then on a desk: quiet, alone, and no wider than the window.
 
     Args:
         watched: the page, as it was opened on a phone.
         draw: what a reader does to see all of it.
+        is_of_its_kind: whether axe looks at it, too, in both themes: of each kind of page, one is enough.
     """
     watched.turn_to(width=390, dark=True)
     watched.unfold()
     draw(watched)
     watched.assert_fits()
-    watched.turn_to(width=1280, dark=False)
+    if is_of_its_kind:
+        assert_accessible(watched.page)
+    watched.turn_to(width=1280, dark=not is_of_its_kind)
     draw(watched)
     watched.assert_fits()
+    if is_of_its_kind:
+        assert_accessible(watched.page)
     watched.assert_quiet()

@@ -51,8 +51,8 @@ def distill(
         typer.Option(
             "--data",
             help="Instead of a recipe: a folder of images (train/CLASS/…, or CLASS/…), a CSV file of images and "
-            "labels, hf:NAME, or `digits`. Trains a teacher where it must, the student from labels and the student distilled, "
-            "and writes one page.",
+            "labels, hf:NAME, or `digits`. Trains a teacher where it must, the student from labels and the student "
+            "distilled, and writes one page.",
             metavar="DIR",
         ),
     ] = None,

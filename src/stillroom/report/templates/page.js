@@ -209,6 +209,7 @@
     }
   }
   addEventListener("resize", () => fitTables(document));
+  narrow.addEventListener("change", redraw);
   addEventListener("toggle", (event) => fitTables(event.target), true);
   addEventListener("beforeprint", () => all(".stacked").forEach((table) => table.classList.remove("stacked")));
   fitTables(document);
