@@ -135,7 +135,8 @@ def test_names_in_a_plot_are_whole_on_a_phone(visit: Visits, studies: dict[str, 
     watched.turn_to(width=390, dark=True)
     watched.scroll_through()
     spaces = watched.page.evaluate(
-        """() => [...document.querySelectorAll("#cost .textpoint")].filter((one) => one.checkVisibility()).map((one) => {
+        """() => [...document.querySelectorAll("#cost .textpoint")].filter((name) => name.checkVisibility())
+            .map((one) => {
             const at = one.getBoundingClientRect(), edge = one.closest("[data-plot]").getBoundingClientRect();
             return Math.min(at.left - edge.left, edge.right - at.right);
         })"""
