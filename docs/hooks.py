@@ -57,15 +57,29 @@ def commands() -> Iterator[str]:
                 "2 bad input, 130 interrupted: the same command goes on.", "")  # fmt: skip
     for name, command in group.commands.items():
         yield from (f"## {name}", "", _literal(command.help or ""), "")
-        yield from ("| argument | what |", "|---|---|")
+        yield from ("| argument | default | what |", "|---|---|---|")
         for each in command.params:
-            names = " ".join(f"`{option}`" for option in each.opts if option.startswith("-")) or f"`{_metavar(each)}`"
-            yield f"| {names} | {cell(getattr(each, 'help', '') or '')} |"
+            names = " ".join(each.opts if each.opts[0].startswith("-") else (each.metavar or each.name.upper(),))
+            value = (
+                ""
+                if getattr(each, "is_flag", False) or not names.startswith("-")
+                else f" {each.metavar or _kind(each)}"
+            )
+            yield f"| `{names}{value}` | {_default(each)} | {cell(getattr(each, 'help', '') or '')} |"
         yield ""
 
 
-def _metavar(argument: Any) -> str:
-    return str(argument.metavar or argument.name.upper())
+def _kind(option: Any) -> str:
+    choices = getattr(option.type, "choices", None)
+    return "[" + ",".join(str(getattr(each, "value", each)) for each in choices) + "]" if choices else option.type.name
+
+
+def _default(each: Any) -> str:
+    """What holds where an argument is left out; empty where that is nothing."""
+    value = getattr(each.default, "value", each.default)
+    if each.required:
+        return "required"
+    return "" if value is None or callable(value) or value in (False, (), []) else f"`{value}`"
 
 
 def schema(what: str) -> Iterator[str]:
@@ -75,7 +89,17 @@ def schema(what: str) -> Iterator[str]:
 
     tree = (Recipe if what == "recipe" else Study).model_json_schema()
     about = f"Every field of a {what}. `stillroom schema {what}` prints it as JSON Schema, for completion in an editor."
-    yield from (f"# {what.capitalize()}", "", f"{about} The resolved file in each run's folder holds them all.", "")
+    more = (
+        "The fields of each loss: [Losses](../losses.md)."
+        if what == "recipe"
+        else "Those of `recipe`: [Recipe](recipe.md)."
+    )
+    yield from (
+        f"# {what.capitalize()}",
+        "",
+        f"{about} The resolved file in each run's folder holds them all. {more}",
+        "",
+    )
     yield from ("| field | type | default | what |", "|---|---|---|---|")
     yield from _rows(tree, tree.get("$defs", {}), "", frozenset())
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 
 from stillroom.data.config import IMAGE_FILES, SIZED, DataConfig
 from stillroom.data.hub import find_data
@@ -83,6 +84,7 @@ def run_request(request: Request, out: Path, observer: Observer, say: Callable[[
     # Read once for all runs; the overrides hold for what is read, too.
     data = load(_recipe(request, config, "", {"name": request.student}).data)
     recipes = _recipes(request, config, data, weights, out, say)
+    _try_models(recipes, data.train)
     finished: dict[str, Finished] = {}
     for place, (name, recipe) in enumerate(recipes.items(), start=1):
         say(f"{place}/{len(recipes)}  {_TITLES[name]}")
@@ -97,6 +99,19 @@ def run_request(request: Request, out: Path, observer: Observer, say: Callable[[
         "conclusion": _conclusion(summaries),
         "next": _next(out, summaries),
     }
+
+
+def _try_models(recipes: Mapping[str, Recipe], facts: InputFacts) -> None:
+    """Make each model once: a misspelt student is not to be found when its teacher has been trained."""
+    for step, option in ((TEACHER, "--teacher"), (LABELS, "--student")):
+        if step in recipes:
+            try:
+                with torch.random.fork_rng(devices=[]):
+                    build_model(recipes[step].student, facts, "student")
+            except BadInput as error:
+                if error.field == "student.name":
+                    raise BadInput(option, error.value, error.expected) from None
+                raise
 
 
 def _data(request: Request, say: Callable[[str], None]) -> DataConfig:

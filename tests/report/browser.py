@@ -17,6 +17,7 @@ EXECUTABLES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-s
 ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
+    "--process-per-site",  # pages of one context share a process
     "--js-flags=--max-lazy",  # compiles of plotly what a page calls
     "--disable-background-networking",
     "--disable-component-update",
@@ -146,6 +147,14 @@ def opened(browser: Any, path: Path, *, width: int = 1280, height: int = 900, da
         height: of the window, in CSS pixels.
         dark: whether the reader prefers a dark theme.
     """
+    context = _new_context(browser, width, height, dark)
+    try:
+        yield _watch(context.new_page(), path, width, dark)
+    finally:
+        context.close()
+
+
+def _new_context(browser: Any, width: int, height: int, dark: bool) -> Any:
     context = browser.new_context(
         viewport={"width": width, "height": height},
         color_scheme="dark" if dark else "light",
@@ -153,27 +162,29 @@ def opened(browser: Any, path: Path, *, width: int = 1280, height: int = 900, da
         accept_downloads=True,
     )
     context.set_default_timeout(120_000)  # ms: a busy machine draws slowly
-    try:
-        page = context.new_page()
-        watched = Watched(page, path.resolve().as_uri(), width, dark)
-        # Everything the console says counts: warnings are how a browser tells of a policy that was broken.
-        page.on("console", lambda message: watched.console.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: watched.errors.append(str(error)))
-        page.on("request", lambda request: watched.requests.append(request.url))
+    return context
 
-        def dismiss(dialog: Any) -> None:
-            watched.dialogs.append(dialog.message)
-            dialog.dismiss()
 
-        page.on("dialog", dismiss)
-        page.goto(watched.address)
-        yield watched
-    finally:
-        context.close()
+def _watch(page: Any, path: Path, width: int, dark: bool) -> Watched:
+    watched = Watched(page, path.resolve().as_uri(), width, dark)
+    # Everything the console says counts: warnings are how a browser tells of a policy that was broken.
+    page.on("console", lambda message: watched.console.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: watched.errors.append(str(error)))
+    page.on("request", lambda request: watched.requests.append(request.url))
+
+    def dismiss(dialog: Any) -> None:
+        watched.dialogs.append(dialog.message)
+        dialog.dismiss()
+
+    page.on("dialog", dismiss)
+    page.goto(watched.address)
+    return watched
 
 
 class Visits:
     """Pages that are opened once, on a phone in the dark, for several tests: each takes seconds to read and to draw.
+
+    They share a context, and with it a process, which compiles plotly once for all of them.
 
     Args:
         browser: a browser of playwright.
@@ -181,13 +192,14 @@ class Visits:
     """
 
     def __init__(self, browser: Any, stack: ExitStack) -> None:
-        self._browser, self._stack = browser, stack
+        self._context = _new_context(browser, 390, 900, dark=True)
+        stack.callback(self._context.close)
         self._open: dict[Path, Watched] = {}
 
     def __call__(self, path: Path) -> Watched:
         """The page of an HTML file as the last test left it."""
         if path not in self._open:
-            self._open[path] = self._stack.enter_context(opened(self._browser, path, width=390, dark=True))
+            self._open[path] = _watch(self._context.new_page(), path, 390, dark=True)
         return self._open[path]
 
     def on_desk(self, path: Path, *, dark: bool = False) -> Watched:

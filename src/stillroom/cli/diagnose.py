@@ -61,6 +61,11 @@ def diagnose(
     from stillroom.run.records import output_folder
     from stillroom.schema.diagnosis import kind_of
 
+    if target.suffix == ".py":
+        expected = (
+            f"a recipe, a run or a study; `stillroom audit {target}` runs a script, `stillroom check {target}:NAME`"
+        )
+        raise BadInput("diagnose", str(target), f"{expected} checks a loss")
     kind = kind_of(str(target))
     if overrides and kind != "recipe":
         raise BadInput("override", overrides[0], f"none for the folder of a {kind}; only a recipe can be changed")

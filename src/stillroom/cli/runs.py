@@ -43,7 +43,7 @@ class ExportFormat(StrEnum):
 @app.command(rich_help_panel=TRAIN)
 def distill(
     recipe: Annotated[
-        Path | None, typer.Argument(help="Recipe file (YAML); none with --data.", metavar="[RECIPE.yaml]")
+        Path | None, typer.Argument(help="Recipe file (YAML); none with --data.", metavar="RECIPE.yaml")
     ] = None,
     overrides: Overrides = None,
     data: Annotated[
@@ -112,20 +112,21 @@ def distill(
         )
         _distil_images(request, out, as_json)
         return
-    only = {
-        "--teacher": teacher,
-        "--student": student,
-        "--teacher-weights": teacher_weights,
-        "--pretrained": pretrained or None,
-        "--image-size": image_size,
-        "--epochs": epochs,
-        "--seed": seed,
-    }
-    for name, value in only.items():
+    for name, field, value in (
+        ("--teacher", "teacher.name", teacher),
+        ("--student", "student.name", student),
+        ("--teacher-weights", "teacher.weights", teacher_weights),
+        ("--pretrained", "teacher.weights", pretrained or None),
+        ("--image-size", "data.image_size", image_size),
+        ("--epochs", "training.epochs", epochs),
+        ("--seed", "seed", seed),
+    ):
         if value is not None:
-            raise BadInput(name, value, "--data with it, or a recipe that says so")
+            raise BadInput(name, value, f"--data with it; in a recipe it is {field}=…")
     if recipe is None:
         raise BadInput("RECIPE.yaml", None, "a recipe file, or --data, --teacher and --student")
+    if recipe.is_dir():
+        raise BadInput("RECIPE.yaml", str(recipe), f"a recipe file; a folder of images is given by --data {recipe}")
     resolved = _load_recipe(recipe, overrides)
     teachers = [config.name for config in resolved.all_teachers.values()]
     if not teachers:

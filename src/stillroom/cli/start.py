@@ -100,7 +100,7 @@ def list_(
         lists = listing()
         if what is not None:
             if what not in lists:
-                raise BadInput.unknown("list", what, lists)
+                raise BadInput.unknown("list", what, [*lists, "checks"])
             lists = {what: lists[what]}
         wanted = {
             "family": family,
@@ -111,6 +111,9 @@ def list_(
             "paper": paper,
         }
         if any(wanted.values()):
+            if what not in (None, "losses"):
+                option = next(f"--{key.replace('_', '-')}" for key, word in wanted.items() if word)
+                raise BadInput(option, what, "`stillroom list losses` with it")
             lists = {"losses": select_losses(lists.get("losses", []), **wanted)}
             if not lists["losses"]:
                 asked = ", ".join(f"--{key.replace('_', '-')} {word}" for key, word in wanted.items() if word)
@@ -145,7 +148,7 @@ class SchemaOf(StrEnum):
 
 @app.command(rich_help_panel=START)
 def schema(
-    what: Annotated[SchemaOf, typer.Argument(help="recipe or study.", metavar="[recipe|study]")] = SchemaOf.RECIPE,
+    what: Annotated[SchemaOf, typer.Argument(help="recipe or study.", metavar="recipe|study")] = SchemaOf.RECIPE,
 ) -> None:
     """Print the JSON Schema of a recipe or of a study, for completion and checks in an editor.
 
