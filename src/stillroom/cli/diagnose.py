@@ -63,7 +63,7 @@ def diagnose(
 
     if target.suffix == ".py":
         expected = (
-            f"a recipe, a run or a study; `stillroom audit {target}` runs a script, `stillroom check {target}:NAME`"
+            f"a recipe, a run or a study; `stillroom audit {target}` watches a script, `stillroom check {target}:NAME`"
         )
         raise BadInput("diagnose", str(target), f"{expected} checks a loss")
     kind = kind_of(str(target))
