@@ -116,7 +116,7 @@ BAD: list[tuple[list[str], str]] = [
     (["audit", "--step", "5", "mine.py"], "audit has no such option"),
     (["diagnose", "mine.py"], "`stillroom audit mine.py` watches a script"),
     (["check", "torch.nn.functional:mse_loss", "--role", "outputs=student"], "roles: unknown value 'outputs'"),
-    (["cache", "--remove", "zz"], "`stillroom cache`"),
+    (["cache", "--remove", "zz"], "cache: got 'zz'; expected the key of a cache"),
     (["export", "run", "--format", "tflite"], "tflite"),
     # the recipe
     (["distill", "none.yaml"], "recipe: got 'none.yaml'; expected a readable recipe file"),
