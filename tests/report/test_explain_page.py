@@ -362,7 +362,7 @@ def test_damage_is_reported_in_one_line(tmp_path: Path, damage: Callable[[Path],
 
 @pytest.mark.browser
 def test_a_page_is_quiet_asks_for_nothing_and_fits(browser: Any, visit: Visits, folders: dict[str, Path]) -> None:
-    check_page(visit(folders["evil"] / "explain.html"), is_of_its_kind=True)
+    check_page(visit(folders["evil"] / "explain.html"), accessible="body")
     with opened(browser, folders["alone"] / "explain.html", width=420) as watched:
         watched.page.wait_for_function("() => document.querySelector('[data-found=distilled]').title !== ''")
         watched.assert_fits()
