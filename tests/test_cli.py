@@ -13,6 +13,7 @@ from collections.abc import Callable
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -272,6 +273,61 @@ def test_onnx_export_answers_as_the_student_does(
     given = images if pixels else (images.float() / 255 - 0.5) / 0.5
     (answer,) = session.run(None, {session.get_inputs()[0].name: given.numpy()})
     assert answer.shape == (5, 10)
+
+
+def test_int8_export_is_measured_against_the_whole_graph(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    said(capsys, *DISTILL)
+    exported = said(capsys, "export", "run", "--format", "onnx-int8")
+    assert exported["path"] == "run/export/student.int8.onnx"
+    assert exported["bytes"] == Path(exported["path"]).stat().st_size == exported["int8"]["bytes"]
+    assert exported["int8"]["bytes"] < exported["float32"]["bytes"]
+    whole = json.loads(Path("run/summary.json").read_text())
+    assert exported["float32"]["top1"] == pytest.approx(whole["top1"], abs=0.2)
+    assert exported["int8"]["count"] == whole["count"]
+    assert run(["export", "run", "--format", "onnx-int8"]) == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("float32", "int8", "MB", "ms", "top-1")), printed
+
+
+def test_a_student_is_pushed_to_the_hub_with_a_card_and_no_token_is_written(
+    workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said(capsys, *DISTILL)
+    calls: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setenv("HF_TOKEN", "hf_verysecret")
+
+    class Api:
+        def create_repo(self, **options: Any) -> None:
+            calls.append(("create", options))
+            if options["repo_id"] == "me/refused":
+                raise ConnectionError("401 for hf_verysecret")
+
+        def upload_folder(self, **options: Any) -> None:
+            calls.append(("upload", options))
+
+    client: Any = ModuleType("huggingface_hub")
+    client.HfApi = Api
+    monkeypatch.setitem(sys.modules, "huggingface_hub", client)
+    assert said(capsys, "export", "run", "--push", "me/small")["url"] == "https://huggingface.co/me/small"
+    assert calls[0] == ("create", {"repo_id": "me/small", "private": True, "exist_ok": True})
+    folder = Path(calls[1][1]["folder_path"])
+    assert {path.name for path in folder.iterdir()} == {"README.md", "model.safetensors", "recipe.yaml"}
+    card = (folder / "README.md").read_text()
+    assert all(word in card for word in ("knowledge-distillation", "| student |", "| teacher |", "resnet8", "seed 0"))
+    recipe = (folder / "recipe.yaml").read_text()
+    assert str(workplace) not in recipe + card
+    for path in Path("run").rglob("*"):
+        assert not path.is_file() or b"hf_verysecret" not in path.read_bytes()
+    assert run(["export", "run", "--push", "me/refused"]) == 2
+    error = capsys.readouterr().err
+    assert "hf auth login" in error
+    assert "verysecret" not in error
+    assert run(["export", "run", "--push", "../me"]) == 2
+    assert "OWNER/NAME" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert run(["export", "run", "--push", "me/small"]) == 2
+    assert "stillroom[hub]" in capsys.readouterr().err
 
 
 def test_a_loss_and_a_model_of_ones_own_in_one_file(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

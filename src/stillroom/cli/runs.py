@@ -37,6 +37,7 @@ class ExportFormat(StrEnum):
 
     SAFETENSORS = "safetensors"
     ONNX = "onnx"
+    INT8 = "onnx-int8"
     PT2 = "pt2"
 
 
@@ -74,7 +75,12 @@ def distill(
         typer.Option("--image-size", min=1, help="With --data: side of the images; default: the models' own."),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option("--epochs", min=1, help="With --data: epochs of each run; default: 10.")
+        int | None,
+        typer.Option("--epochs", min=1, help="With --data: epochs of each run; default: up to 10, as many as fit."),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option("--minutes", min=0.1, help="With --data: time for all of it, as estimated first; default: 10."),
     ] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, help="With --data: seed of each run; default: 0.")
@@ -106,7 +112,10 @@ def distill(
             raise BadInput("--track", track[0], "a recipe; --data makes three runs, each with a recipe.yaml to track")
         from stillroom.pipeline import Request
 
-        given = {name: value for name, value in (("epochs", epochs), ("seed", seed)) if value is not None}
+        if epochs is not None and minutes is not None:
+            raise BadInput("--minutes", minutes, "either it or --epochs")
+        named = {"epochs": epochs, "minutes": minutes, "seed": seed}
+        given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
         request = Request(
             data, teacher, student, teacher_weights, pretrained, image_size, overrides=tuple(changes), **given
         )
@@ -119,6 +128,7 @@ def distill(
         ("--pretrained", "teacher.weights", pretrained or None),
         ("--image-size", "data.image_size", image_size),
         ("--epochs", "training.epochs", epochs),
+        ("--minutes", "training.epochs", minutes),
         ("--seed", "seed", seed),
     ):
         if value is not None:
@@ -340,14 +350,34 @@ def export(
         Path | None, typer.Option("--out", help="File to write; default: in RUN/export/.", metavar="FILE")
     ] = None,
     pixels: Annotated[
-        bool, typer.Option("--pixels", help="With ONNX and pt2: the model takes uint8 images and preprocesses them.")
+        bool, typer.Option("--pixels", help="With graphs: the model takes uint8 images and preprocesses them.")
     ] = False,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            "--push", help="Upload weights, recipe and a model card to the Hugging Face hub.", metavar="OWNER/NAME"
+        ),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="With --push: a new repository is public.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Export a run's student as safetensors, ONNX or a program of torch.export; graphs are checked against PyTorch.
 
+    `onnx-int8` has weights of 8 bits; what that changes in size, time and accuracy is measured.
+
     Example: `stillroom export runs/first --format onnx --pixels`
     """
+    if public and push is None:
+        raise BadInput("--public", True, "--push OWNER/NAME with it")
+    if push is not None:
+        from stillroom.run.hub import push_run
+
+        pushed = push_run(run, push, private=not public)
+        if as_json:
+            print_json(pushed)
+        else:
+            print(pushed["url"])
+        return
     from stillroom.run.export import export_run
 
     exported = export_run(run, form.value, out, pixels=pixels)
@@ -355,6 +385,23 @@ def export(
         print_json(exported)
         return
     print(exported["path"])
+    if "not_measured" in exported:
+        print(f"not measured: {exported['not_measured']}")
+    if "int8" in exported:
+        from stillroom.cli.terminal import table
+
+        primary = next(each for info in TASK_INFO.values() for each in info.measures if each.name in exported["int8"])
+        rows = [
+            [
+                name,
+                f"{exported[name]['bytes'] / 1e6:.2f} MB",
+                f"{exported[name]['milliseconds']:.2f} ms",
+                primary.written(exported[name][primary.name]),
+            ]
+            for name in ("float32", "int8")
+        ]
+        title = f"by onnxruntime: an image on one thread, {exported['int8']['count']:,} test images"
+        Console(highlight=False).print(table(title, ["", "size", "time", primary.title], rows))
     if "max_abs_error" in exported:
         relative = f"{exported['max_rel_error']:.1e} of the largest logit, allowed {exported['tolerance']:.0e}"
         graph = "onnxruntime" if form is ExportFormat.ONNX else "the program"
