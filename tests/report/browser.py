@@ -126,7 +126,7 @@ def _axe() -> str:
 
 
 def assert_accessible(page: Any, within: str) -> None:
-    """No violation of WCAG 2.1, levels A and AA, that axe finds in a part of a page as it is: contrast, names, roles."""
+    """In a part of a page, as it is, axe finds no violation of WCAG 2.1, levels A and AA: contrast, names, roles."""
     if not page.evaluate("'axe' in globalThis"):
         page.evaluate(_axe())
     found = page.evaluate(
