@@ -697,6 +697,12 @@ FAULTS: dict[str, tuple[str, Callable[[], Loop]]] = {
     "labels of softened logits": ("temperature_one_sided", lambda: Loop(loss=divided_before)),
     "weights of [B, 1]": ("batch_split", lambda: Loop(loss=broadcast)),
     "clipped too early": ("clipping", lambda: Loop(step=early_clip)),
+    "an optimizer of copies": (
+        "student_no_gradient",
+        lambda: Loop(
+            optimizer=lambda loop: torch.optim.SGD([copy.deepcopy(p) for p in loop.student.parameters()], 0.05)
+        ),
+    ),
     "images mixed for the student alone": ("stale_answers", lambda: Mixed(ask=of_clean)),
     "answers of the row before": (
         "stale_answers",
