@@ -105,6 +105,7 @@ def test_a_run_with_few_labels_is_cached_resumed_reported_and_diagnosed(
     assert bytes_of(tmp_path / "stopped") == bytes_of(cached.path)
     assert cached.summary["data"]["labelled"] == 20
     assert run(["report", str(cached.path)]) == 0
+    assert "200 training images, 20 with a label" in (cached.path / "report.html").read_text()
     capsys.readouterr()
     assert run(["diagnose", str(cached.path), "--json"]) == 0
     about = {each["check"]: each for each in json.loads(capsys.readouterr().out)["findings"]}
