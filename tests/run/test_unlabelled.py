@@ -126,6 +126,8 @@ def test_a_teacher_alone_teaches_without_any_label_and_a_loss_of_labels_is_refus
     capsys.readouterr()
     assert run(["diagnose", str(tmp_path / "recipe.yaml"), "--images", "64", "--json"]) == 0
     about = {each["check"]: each["verdict"] for each in json.loads(capsys.readouterr().out)["findings"]}
+    assert run(["diagnose", str(tmp_path / "run"), "--json"]) == 0
+    assert "stillroom train" not in capsys.readouterr().out, "nothing can be learned from labels alone"
     assert about["imbalance"] == "skipped"
     assert about["loss_finite"] == about["teacher_unused"] == "ok"
 
