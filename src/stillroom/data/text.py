@@ -284,7 +284,7 @@ def _coder(files: tuple[str, ...], hashes: tuple[str, ...], label_column: str | 
     config = DataConfig(source="text", path=".", label_column=label_column, text=options)
     texts = _Table([Path(file) for file in files], config, options).texts()
     if options.tokenizer is not None:
-        tokenizer = _load_tokenizer(options.tokenizer)
+        tokenizer = read_tokenizer(options.tokenizer)
         note = f"tokenizer {options.tokenizer}, {tokenizer.get_vocab_size():,} tokens"
     else:
         tokenizer = train_word_pieces((text for row in texts for text in row), options)
@@ -307,17 +307,24 @@ def _encode(tokenizer: Any, texts: Sequence[tuple[str, ...]]) -> Iterable[Any]:
     return found
 
 
-def _load_tokenizer(name: str) -> Any:
+def read_tokenizer(name: str | Path) -> Any:
+    """A tokenizer of its file, or of the folder of a tokenizer.json; without padding.
+
+    Raises:
+        BadInput: there is no such file, or it is none of the library.
+    """
     tokenizers = _library()
     path = find_input(name)
     path = path / "tokenizer.json" if path.is_dir() else path
     if not path.is_file():
-        raise BadInput("data.text.tokenizer", name, "a tokenizer.json that exists, here or under $STILLROOM_DATA")
+        raise BadInput("data.text.tokenizer", str(name), "a tokenizer.json that exists, here or under $STILLROOM_DATA")
     try:
-        return tokenizers.Tokenizer.from_file(str(path))
+        read = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
         expected = f"a file of the tokenizers library; it raised {format_error(error, 120)}"
-        raise BadInput("data.text.tokenizer", name, expected) from None
+        raise BadInput("data.text.tokenizer", str(name), expected) from None
+    read.no_padding()
+    return read
 
 
 def train_word_pieces(texts: Iterable[str], options: TextConfig) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from stillroom.errors import BadInput
-from stillroom.report.blocks import PageContext, Tile, Values
+from stillroom.report.blocks import PageContext, Tile, Values, in_words_of_texts
 from stillroom.report.charts import other
 from stillroom.report.continual import tasks_section
 from stillroom.report.depth import depth_map
@@ -111,6 +111,7 @@ def render(runs: Sequence[RunData], context: PageContext | None = None, explaine
             "runs", f"{other.name} ({other.summary.task})", f"runs of one kind of labels: the first is {task}"
         )
     page = run_page(named) if task == "single_label" else _targets_page(named)
+    page = in_words_of_texts(page) if runs[0].is_of_texts else page
     return rendered(
         "run.html.j2" if task == "single_label" else "targets.html.j2",
         figures={chart.key: chart.figure for chart in page.charts},
@@ -284,7 +285,6 @@ def _prediction_parts(members: Sequence[Member]) -> Values | None:
         class_rows=sorted(rows, key=lambda row: row.change),
         confusions=tuple(_confusion_row(one, held.class_names) for one in found),
         by_superclass=_by_superclass(run, held.labels, student, teacher),
-        of_texts=held.example_texts is not None,
         examples=tuple(example_images(held, student, teacher)) if teacher is not None else (),
         with_teacher=teacher is not None,
     )
