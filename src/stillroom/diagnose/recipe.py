@@ -45,6 +45,7 @@ INPUT_CHECKS: tuple[Check[CheckContext], ...] = (
     teacher_input.teacher_batch_norm,
     teacher_quality.teacher_accuracy,
 )
+_OF_PIXELS = (teacher_input.teacher_normalisation, teacher_input.teacher_channel_order, teacher_input.teacher_resize)
 _OPTION_CHECKS: tuple[Check[CheckContext], ...] = (
     loss.loss_finite,
     loss.teacher_unused,
@@ -122,6 +123,7 @@ def diagnose_recipe(
                 findings = found.setdefault(part.name, [])
                 chosen = [*(targets.CHECKS if context.task != "single_label" else ()), *checks]
                 if context.run_context.data.train.tokens is not None and checks in (CHECKS, QUICK_CHECKS):
+                    chosen = [each for each in chosen if each not in _OF_PIXELS]
                     # Causes of what the teacher's accuracy shows.
                     place = chosen.index(teacher_quality.teacher_accuracy)
                     chosen[place:place] = text_input.CHECKS

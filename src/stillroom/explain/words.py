@@ -427,7 +427,9 @@ class KnownWords:
             return ()
         late = late_checkpoints([run.epochs for run in runs], [self.entropy(each) for each in kept])
         usable = int(published_selection(late, self.matters, self.cells).sum())
-        return judge_hypotheses(pairs, 0, decided=usable >= FEWEST_IMAGES)
+        found = judge_hypotheses(pairs, 0, decided=usable >= FEWEST_IMAGES)
+        words = ("of the subject and fewer of the background", "among the words that matter and fewer among the others")
+        return tuple(each.model_copy(update={"claim": each.claim.replace(*words)}) for each in found)
 
 
 def _normal(word: str) -> str:

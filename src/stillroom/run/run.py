@@ -18,7 +18,7 @@ from stillroom.files import write_json, write_text
 from stillroom.memory import is_out_of_memory
 from stillroom.models.prepared import logits_of
 from stillroom.models.weights import load_weights, save_weights
-from stillroom.observer import Observer
+from stillroom.observer import Observer, TextObserver
 from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe
 from stillroom.run.artifacts import compare_with_teachers, latencies, run_summary, write_predictions
@@ -156,6 +156,8 @@ def _opened(
             components = build_components(recipe, note=note, clock=runtime.clock)
         elif note is not None:
             describe_data(components.data, note)
+        if components.data.train.tokens is not None:
+            runtime = replace(runtime, observer=TextObserver(observer))
         reading = [loss.name for loss in components.losses if loss.requires.teacher]
         if labels_alone and reading:
             expected = "losses that read labels alone; `stillroom distill` takes a teacher"

@@ -19,6 +19,7 @@ from stillroom.schema.explanation import (
     WordExplanation,
     WordNetwork,
 )
+from stillroom.wording import of_texts
 
 _SHADES = 5  # of what is kept more than of the mean word, and as many of what is kept less
 _FULL = 1.5  # nats at which a shade is full
@@ -141,7 +142,7 @@ def _hypothesis(one: HypothesisTest) -> Values:
         rows.append(
             Values(
                 symbol=f"{letter}_{below}" if below else letter,
-                plain=plain.replace("subject", "words that matter").replace("background", "other words"),
+                plain=of_texts(plain.replace("subject", "words that matter").replace("background", "other words")),
                 expected=each.expected,
                 distilled=amount(each.distilled, places),
                 labels=amount(each.labels, places),
