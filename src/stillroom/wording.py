@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 _IMAGE = re.compile(r"""(?<![\w\-./“"'`#])(?:([Aa])n )?([Ii])mage(s?)(?![\w\-/”"`]|\.\w|'(?=\w)(?!'s\b))""")
 _PIXELS = re.compile(r"""(?<![\w\-./“"'`#])pixels(?![\w\-/”"`]|\.\w)""")
 # What plotly takes from the user's names.
-_NAMES = frozenset({"customdata", "name", "text", "ticktext", "legendgroup", "key"})
+_NAMES = frozenset({"customdata", "name", "ticktext", "legendgroup", "key"})
 T = TypeVar("T")
 
 
@@ -52,7 +52,9 @@ def of_texts(value: T) -> T:
     elif isinstance(value, list | tuple):
         changed = type(value)(of_texts(each) for each in value)
     elif isinstance(value, dict):
-        changed = {key: each if key in _NAMES else of_texts(each) for key, each in value.items()}
+        # The text of a title is a sentence, that of points a list of names.
+        kept = {key for key, each in value.items() if key in _NAMES or (key == "text" and not isinstance(each, str))}
+        changed = {key: each if key in kept else of_texts(each) for key, each in value.items()}
     made_of_texts: T = changed
     return made_of_texts
 

@@ -42,7 +42,7 @@ from stillroom.schema.predictions import (
     per_class,
     score_images,
 )
-from stillroom.wording import counted, listed
+from stillroom.wording import counted, listed, of_texts
 
 EXPLAINED = "explain.html"
 GLOSSARY = {
@@ -400,11 +400,12 @@ def compare(members: Sequence[Member], labels: RunData | None = None) -> Values:
                 # The same student: what differs between its latencies is the machine's doing.
                 is_clock = not isinstance(metric.key, str)
                 cells.append(MetricCell(DASH) if is_clock else _against(metric, value, student))
+        meaning = GLOSSARY.get(metric.name, _TOKENS)
         starts_group = number > 0 and metrics[number - 1].is_quality and not metric.is_quality
         rows.append(
             Values(
                 metric=metric.name,
-                meaning=GLOSSARY.get(metric.name, _TOKENS),
+                meaning=of_texts(meaning) if run.is_of_texts else meaning,
                 cells=tuple(cells),
                 starts_group=starts_group,
             )
