@@ -269,7 +269,9 @@ def _explain(
 
     of_concepts: dict[str, Any] = {}
     if known is not None and statistics is not None:
-        of_concepts = {"rationales": known.facts, "hypotheses": known.hypotheses(statistics, explained, runs, found)}
+        usable = known.usable(runs, found) if len(runs) > explained else None
+        of_concepts = {"rationales": known.facts.model_copy(update={"published": usable})}
+        of_concepts["hypotheses"] = known.hypotheses(statistics, explained, usable or 0)
         if of_teacher is not None:
             (counts,), _, _ = summarise(known.statistics([of_teacher]), [None], None)
             of_concepts["teacher_concepts"] = counts
@@ -411,22 +413,21 @@ class KnownWords:
         distance = None if run is None or run.weight_distance is None else run.weight_distance[1]
         return concept_statistics(self.entropy(kept), self.matters, distance, threshold=THRESHOLD, cells=self.cells)
 
+    def usable(self, runs: Sequence[RunToExplain], kept: Sequence[Sequence[npt.NDArray[np.float64]]]) -> int:
+        """In how many texts all networks keep the words that matter more than the others, late in the training."""
+        late = late_checkpoints([run.epochs for run in runs], [self.entropy(each) for each in kept])
+        return int(published_selection(late, self.matters, self.cells).sum())
+
     def hypotheses(
-        self,
-        statistics: Sequence[ConceptStatistics],
-        explained: int,
-        runs: Sequence[RunToExplain],
-        kept: Sequence[Sequence[npt.NDArray[np.float64]]],
+        self, statistics: Sequence[ConceptStatistics], explained: int, usable: int
     ) -> tuple[HypothesisTest, ...]:
         """The three hypotheses by each explained run against its baseline; none without baselines.
 
-        No verdict where fewer than ``FEWEST_IMAGES`` texts have all networks keep more of the words that matter.
+        No verdict of fewer than ``FEWEST_IMAGES`` usable texts.
         """
         pairs = list(zip(statistics[:explained], statistics[explained:], strict=False))
         if not pairs:
             return ()
-        late = late_checkpoints([run.epochs for run in runs], [self.entropy(each) for each in kept])
-        usable = int(published_selection(late, self.matters, self.cells).sum())
         found = judge_hypotheses(pairs, 0, decided=usable >= FEWEST_IMAGES)
         words = ("of the subject and fewer of the background", "among the words that matter and fewer among the others")
         return tuple(each.model_copy(update={"claim": each.claim.replace(*words)}) for each in found)

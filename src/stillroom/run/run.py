@@ -18,7 +18,7 @@ from stillroom.files import write_json, write_text
 from stillroom.memory import is_out_of_memory
 from stillroom.models.prepared import logits_of
 from stillroom.models.weights import load_weights, save_weights
-from stillroom.observer import Observer, TextObserver
+from stillroom.observer import Observer
 from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe
 from stillroom.run.artifacts import compare_with_teachers, latencies, run_summary, write_predictions
@@ -28,6 +28,7 @@ from stillroom.run.records import check_free, check_same_recipe, environment
 from stillroom.run.resolve import resolve, with_threads
 from stillroom.run.reuse_head import reuse_head
 from stillroom.run.validate import try_smallest_batch, validate
+from stillroom.runtime import TextObserver
 from stillroom.schema.base import read_json, write
 from stillroom.schema.run import ENVIRONMENT, SUMMARY, RunSummary
 from stillroom.train.device import (

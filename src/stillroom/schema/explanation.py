@@ -230,12 +230,17 @@ class WordCheckpoint(JsonObject):
 
 
 class Rationales(JsonObject):
-    """The words that matter, by the user's file: its name, b, the share of words that they are, texts without any."""
+    """The words that matter, by the user's file: its name, b, the share of words that they are, texts without any.
+
+    ``published``: in how many texts all networks keep these more than the others, as the selection of the paper's code
+    asks; None without a comparison.
+    """
 
     file: str
     threshold: float
     words: Share
     without: Count
+    published: Count | None = None
 
 
 class WordNetwork(JsonObject):

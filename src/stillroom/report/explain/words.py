@@ -12,6 +12,7 @@ from stillroom.report.html import rendered, write_page
 from stillroom.schema.base import read_json
 from stillroom.schema.explanation import (
     EXPLANATION_WORDS,
+    FEWEST_IMAGES,
     ConceptCounts,
     HypothesisTest,
     MeanOverTexts,
@@ -64,10 +65,16 @@ def _on_the_words_that_matter(found: WordExplanation) -> str:
     shares = [each.ratio for each in ends if each.ratio is not None]
     if found.rationales is None or not shares:
         return ""
-    share = decimal(100 * sum(shares) / len(shares))
-    return (
+    share, kept = decimal(100 * sum(shares) / len(shares)), found.rationales.published
+    said = (
         f"At the end {share}% of its concepts are words that matter, which are "
         f"{decimal(100 * found.rationales.words)}% of all words."
+    )
+    if kept is None or kept >= FEWEST_IMAGES:
+        return said
+    return (
+        f"{said} The hypotheses are not decided, whatever the intervals: in {kept} of {len(found.texts)} texts do all "
+        "networks keep the words that matter more than the others."
     )
 
 
