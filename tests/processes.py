@@ -264,6 +264,7 @@ def _settle(begin: _Begin | _Python) -> None:
     os.chdir(begin.place)
     os.environ.clear()
     os.environ.update(begin.environment)
+    os.fsync = os.fstat  # type: ignore[assignment]  # as in the tests, nothing waits for the disk
     _join()
     fork_python(pytest.MonkeyPatch())
 
