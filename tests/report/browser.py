@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 
@@ -16,6 +17,10 @@ ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
     "--js-flags=--max-lazy",  # compiles of plotly what a page calls
+    # One process draws all pages: each of its own takes half a second to start.
+    "--renderer-process-limit=1",
+    "--in-process-gpu",
+    "--no-zygote",
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-default-apps",
@@ -115,9 +120,12 @@ class Watched:
         assert wide[1] > 760 or not cut, f"cut off: {cut}"
 
 
+_CONTEXTS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+
 @contextmanager
 def opened(browser: Any, path: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> Iterator[Watched]:
-    """Open a file in a fresh context and watch it.
+    """Open a file on a fresh page and watch it. The pages keep nothing in a browser, so that they share a context.
 
     Args:
         browser: a browser of playwright.
@@ -126,15 +134,14 @@ def opened(browser: Any, path: Path, *, width: int = 1280, height: int = 900, da
         height: of the window, in CSS pixels.
         dark: whether the reader prefers a dark theme.
     """
-    context = browser.new_context(
-        viewport={"width": width, "height": height},
-        color_scheme="dark" if dark else "light",
-        reduced_motion="reduce",  # a page that glides moves away from under the pointer
-        accept_downloads=True,
-    )
-    context.set_default_timeout(120_000)  # ms: a busy machine draws slowly
+    if browser not in _CONTEXTS:
+        # A page that glides moves away from under the pointer.
+        _CONTEXTS[browser] = browser.new_context(reduced_motion="reduce", accept_downloads=True)
+        _CONTEXTS[browser].set_default_timeout(120_000)  # ms: a busy machine draws slowly
+    page = _CONTEXTS[browser].new_page()
     try:
-        page = context.new_page()
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(color_scheme="dark" if dark else "light", reduced_motion="reduce")
         watched = Watched(page, path.resolve().as_uri(), width, dark)
         # Everything the console says counts: warnings are how a browser tells of a policy that was broken.
         page.on("console", lambda message: watched.console.append(f"{message.type}: {message.text}"))
@@ -149,7 +156,7 @@ def opened(browser: Any, path: Path, *, width: int = 1280, height: int = 900, da
         page.goto(watched.address)
         yield watched
     finally:
-        context.close()
+        page.close()
 
 
 class Visits:
