@@ -69,7 +69,7 @@ def test_the_planted_fault_is_found_where_it_is_and_nothing_else(demo: tuple[Pat
 def test_the_readme_shows_what_an_audit_of_the_script_prints(demo: tuple[Path, dict[str, Any]]) -> None:
     (problem,) = demo[1]["problems"]
     readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    block = readme.split("$ stillroom audit faulty_distillation.py\n")[1].split("```")[0]
+    block = readme.split("$ stillroom audit demo/faulty_distillation.py\n")[1].split("```")[0]
     shown = f"problem {problem['check']} {problem['location']}: {problem['summary']} → {problem['remedy']['words']}"
     assert " ".join(block.split()) == shown
 

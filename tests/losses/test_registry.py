@@ -129,6 +129,14 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
         _ = stillroom.KLL
 
 
+def test_a_name_that_others_use_is_answered_with_ours() -> None:
+    others = [name for kind in losses().values() for name in kind.other_names]
+    assert len({*others, *losses()}) == len(others) + len(losses())
+    for theirs, ours in (("fitnet", "feature_mse"), ("RKD", "relational"), ("at", "attention_transfer")):
+        with pytest.raises(BadInput, match=rf"losses\.0: got .*'{theirs.lower()}' is called {ours} here"):
+            parse_recipe({"student": {"name": "mlp"}, "losses": [{"name": theirs}]})
+
+
 def _names_of_losses(tree: ast.Module) -> list[ast.Constant]:
     """Strings that are a loss's name, unless they are the name in a recipe's entry: ``{"name": "kl"}``."""
     entries = {

@@ -53,7 +53,7 @@ def stale_answers(context: LoopContext) -> CheckResult:
         return moved
     stored = [(step, each) for step, each in context.answers if each.stored]
     if not stored:
-        return CheckResult("ok", "The teacher was asked live, about the images that the student saw.")
+        return CheckResult("ok", "The teacher ran in the loop, on the images that the student saw.")
     place = most_common([each.place for _, each in stored])
     blank = [(step, each) for step, each in stored if not bool(each.teacher.any()) or _repeats(each.teacher)]  # type: ignore[union-attr,arg-type]
     if blank:

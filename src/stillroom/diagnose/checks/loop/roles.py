@@ -325,7 +325,7 @@ def _overwritten_teacher(context: LoopContext) -> CheckResult | None:
     source="A key that is dropped on the way, a term that is not added, or the student's own logits in the teacher's "
     "place leave a student trained on labels alone, without a message.",
     problem="The teacher has no effect",
-    title="The teacher is heard",
+    title="Effect of the teacher",
 )
 def teacher_unused(context: LoopContext) -> CheckResult:
     steps = [step for step in context.steps if step.backwards]
