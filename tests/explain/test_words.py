@@ -169,3 +169,4 @@ def test_the_page_escapes_words(tmp_path: Path) -> None:
     assert "&lt;b&gt;.txt" in page
     assert "At the end 75.0% of its concepts are words that matter, which are 25.0% of all words." in page
     assert "That is more than of the same student from labels" in page
+    assert '<tr><th scope="row">&lt;script&gt;</th><td>+0.90 nats</td><td>+0.50 nats</td></tr>' in page, "as numbers"
