@@ -110,10 +110,18 @@ BAD: list[tuple[list[str], str]] = [
     (["distill", "recipe.yaml", "--resume"], "--resume: got None; expected the run's folder by --out"),
     (["compare", "recipe.yaml", "--out", "study"], "this file is a recipe: `stillroom distill recipe.yaml` runs it"),
     (["list", "modls"], "list: unknown value 'modls'; did you mean 'models'?"),
+    (["list", "models", "--family", "logits"], "--family: got 'models'; expected `stillroom list losses` with it"),
+    (["distill", "recipe.yaml", "--epochs", "3"], "in a recipe it is training.epochs=…"),
+    ([*DISTILL, "--training.epochs=3"], "A change of a recipe has no dashes: training.epochs=VALUE"),
+    (["audit", "recipe.yaml"], "SCRIPT.py: got 'recipe.yaml'; expected a Python script; of a recipe"),
+    (["audit", "--step", "5", "mine.py"], "audit has no such option"),
+    (["diagnose", "mine.py"], "`stillroom audit mine.py` watches a script"),
+    (["check", "torch.nn.functional:mse_loss", "--role", "outputs=student"], "roles: unknown value 'outputs'"),
+    (["cache", "--remove", "zz"], "cache: got 'zz'; expected the key of a cache"),
     (["export", "run", "--format", "tflite"], "tflite"),
     # the recipe
     (["distill", "none.yaml"], "recipe: got 'none.yaml'; expected a readable recipe file"),
-    (["distill", "emptydir"], "expected a readable recipe file"),
+    (["distill", "emptydir"], "a folder of images is given by --data emptydir"),
     (["distill", "broken.yaml"], "expected valid YAML"),
     (["distill", "list.yaml"], "expected a mapping with at least `student`"),
     ([*DISTILL, "training.epohs=1"], "training.epohs: unknown field 'epohs'; did you mean 'epochs'?"),
@@ -197,6 +205,17 @@ def test_bad_input_is_reported_in_one_line_with_exit_code_2_and_loses_nothing(
     assert printed.out == ""
     assert listing(workplace) == before, "something was written, changed or lost"
     assert not (workplace / "ran").exists(), "a pickle ran its code"
+
+
+@pytest.mark.parametrize("option", ["--teacher", "--student"])
+def test_a_misspelt_model_is_found_before_its_teacher_is_trained(
+    workplace: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    models = {"--teacher": "resnet8", "--student": "resnet8", option: "resnt8"}
+    named = [word for pair in models.items() for word in pair]
+    assert run(["distill", "--data", "digits", *named, "--out", "run"]) == 2
+    assert f"error: {option}: got 'resnt8'; expected a model of the zoo" in capsys.readouterr().err
+    assert not (workplace / "run").exists()
 
 
 @pytest.mark.parametrize("arguments", [DISTILL[:1], [*DISTILL, "seed=-1"], [*EVALUATE, "evil.pt"]])

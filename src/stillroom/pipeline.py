@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import safetensors.torch
+import torch
 
 from stillroom.data.config import IMAGE_FILES, SIZED, DataConfig
 from stillroom.data.hub import find_data
@@ -96,6 +97,7 @@ def run_request(request: Request, out: Path, observer: Observer, say: Callable[[
             write_bytes(Path(weights), safetensors.torch.save(state), checksum=True)
     # Read once for all runs; the overrides hold for what is read, too.
     data = load(_recipe(request, config, "", {"name": request.student}).data)
+    _try_models(request, config, data.train)
     config, data = _with_validation(request, config, data, say)
     teacher = _teacher(request, data, weights)
     plan = _plan(request, config, data, teacher, out, began, say)
@@ -119,6 +121,18 @@ def run_request(request: Request, out: Path, observer: Observer, say: Callable[[
         "conclusion": _conclusion(summaries),
         "next": [f"{why:37}{command}" if command else why for why, command in steps],
     }
+
+
+def _try_models(request: Request, config: DataConfig, facts: InputFacts) -> None:
+    """Make each model once: a misspelt student is not to be found when its teacher has been trained."""
+    for option, name in (("--teacher", request.teacher), ("--student", request.student)):
+        try:
+            with torch.random.fork_rng(devices=[]):
+                build_model(_recipe(request, config, "", {"name": name}).student, facts, "student")
+        except BadInput as error:
+            if error.field == "student.name":
+                raise BadInput(option, error.value, error.expected) from None
+            raise
 
 
 def _data(request: Request, say: Callable[[str], None]) -> DataConfig:

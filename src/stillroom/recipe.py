@@ -291,6 +291,8 @@ def set_value(content: dict[str, Any], key: str, value: Any, shown: object = Non
     for position, part in enumerate(parts[:-1]):
         here = ".".join(parts[: position + 1])
         if isinstance(place, dict):
+            if here == "losses" and place.get(part) is None and whole_number(parts[position + 1]) is None:
+                raise BadInput(key, shown, f"losses in the recipe; it lists none: losses=[{{name: {parts[1]}}}]")
             if place.get(part) is None:
                 place[part] = {}
             place = place[part]

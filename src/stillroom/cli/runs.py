@@ -44,15 +44,16 @@ class ExportFormat(StrEnum):
 @app.command(rich_help_panel=TRAIN)
 def distill(
     recipe: Annotated[
-        Path | None, typer.Argument(help="Recipe file (YAML); none with --data.", metavar="[RECIPE.yaml]")
+        Path | None, typer.Argument(help="Recipe file (YAML); none with --data.", metavar="RECIPE.yaml")
     ] = None,
     overrides: Overrides = None,
     data: Annotated[
         str | None,
         typer.Option(
             "--data",
-            help="Instead of a recipe: a folder of images (train/CLASS/…, or CLASS/…), or `digits`. Trains a teacher "
-            "where it must, the student from labels and the student distilled, and writes one page.",
+            help="Instead of a recipe: a folder of images (train/CLASS/…, or CLASS/…), a CSV file of images and "
+            "labels, hf:NAME, or `digits`. Trains a teacher where it must, the student from labels and the student "
+            "distilled, and writes one page.",
             metavar="DIR",
         ),
     ] = None,
@@ -120,21 +121,22 @@ def distill(
         )
         _distil_images(request, out, as_json)
         return
-    only = {
-        "--teacher": teacher,
-        "--student": student,
-        "--teacher-weights": teacher_weights,
-        "--pretrained": pretrained or None,
-        "--image-size": image_size,
-        "--epochs": epochs,
-        "--minutes": minutes,
-        "--seed": seed,
-    }
-    for name, value in only.items():
+    for name, field, value in (
+        ("--teacher", "teacher.name", teacher),
+        ("--student", "student.name", student),
+        ("--teacher-weights", "teacher.weights", teacher_weights),
+        ("--pretrained", "teacher.weights", pretrained or None),
+        ("--image-size", "data.image_size", image_size),
+        ("--epochs", "training.epochs", epochs),
+        ("--minutes", "training.epochs", minutes),
+        ("--seed", "seed", seed),
+    ):
         if value is not None:
-            raise BadInput(name, value, "--data with it, or a recipe that says so")
+            raise BadInput(name, value, f"--data with it; in a recipe it is {field}=…")
     if recipe is None:
         raise BadInput("RECIPE.yaml", None, "a recipe file, or --data, --teacher and --student")
+    if recipe.is_dir():
+        raise BadInput("RECIPE.yaml", str(recipe), f"a recipe file; a folder of images is given by --data {recipe}")
     resolved = _load_recipe(recipe, overrides)
     teachers = [config.name for config in resolved.all_teachers.values()]
     if not teachers:
@@ -239,7 +241,8 @@ def evaluate(
     data: Annotated[
         str,
         typer.Option(
-            "--data", help="A folder (parquet, idx, or one folder a class), or `digits`, `synthetic`, `shapes`."
+            "--data",
+            help="A folder (parquet, idx, or one folder a class), a CSV file, or `digits`, `synthetic`, `shapes`.",
         ),
     ],
     weights: Annotated[
@@ -272,7 +275,7 @@ def evaluate(
     ] = None,
     label_columns: Annotated[
         str | None,
-        typer.Option("--label-columns", help="Parquet columns of the labels of such a task.", metavar="A,B"),
+        typer.Option("--label-columns", help="Columns of the labels, with --task.", metavar="A,B"),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     as_json: AsJson = False,

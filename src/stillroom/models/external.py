@@ -233,8 +233,9 @@ def declare_missing_ops() -> bool:
 
 
 def _extension_loads(folder: Path) -> bool:
-    files = (folder / f"_C{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES)
-    found = next((file for file in files if file.is_file()), None)
+    # `_C.so`, from torchvision 0.29 on `_C_stable.so`: to declare an operator that is loaded later ends the process.
+    suffixes = tuple(importlib.machinery.EXTENSION_SUFFIXES)
+    found = next((file for file in sorted(folder.glob("_C*")) if file.name.endswith(suffixes)), None)
     if found is None:
         return False
     operators: Any = torch.ops
