@@ -48,6 +48,7 @@ class ProgressBar(Observer):
         self._glance: dict[str, str] = {}
 
     def run_started(self, title: str, total_steps: int, done: int) -> None:
+        self._glance = {}  # the figures of a run before this one are not its own
         self._task = self._live().add_task(title, total=total_steps, completed=done, glance="")
 
     def stepped(self, step: int) -> None:
@@ -60,8 +61,9 @@ class ProgressBar(Observer):
                 self._glance[key] = form.format(line[key])
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, glance="  ".join(self._glance.values()))
-        if line.get("split") == "test" and not self._console.is_terminal:
-            self._console.print(f"epoch {line['epoch']:g}: " + "  ".join(self._glance.values()), soft_wrap=True)
+        if (split := line.get("split")) in ("validation", "test") and not self._console.is_terminal:
+            where = f", {split}" if split == "validation" else ""
+            self._console.print(f"epoch {line['epoch']:g}{where}: " + "  ".join(self._glance.values()), soft_wrap=True)
 
     def phase(self, what: str, done: int, total: int) -> None:
         """Show an evaluation while it lasts."""

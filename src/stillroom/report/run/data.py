@@ -46,7 +46,8 @@ class RunData:
     recipe_text: str | None  # ``recipe.yaml`` as it is written, where it is there
     recipe: Row  # the same, parsed
     train: tuple[Row, ...]  # the figures of each line of training, with ``step`` and ``epoch``
-    test: tuple[Row, ...]  # those of each evaluation
+    validation: tuple[Row, ...]  # those of each evaluation on the validation images, where there are some
+    test: tuple[Row, ...]  # those of each evaluation on the test split
     latency: dict[str, dict[int, float]]  # for ``student`` and ``teacher`` milliseconds by batch size
     latency_by_tokens: dict[str, dict[int, float]]  # of texts: milliseconds at batch 1 by the number of tokens
     latency_threads: tuple[int, ...]  # the CPU threads that these were measured with
@@ -64,6 +65,11 @@ class RunData:
     def name(self) -> str:
         """What reports call it."""
         return self.summary.name
+
+    @property
+    def is_of_texts(self) -> bool:
+        """Whether its data are texts."""
+        return self.summary.data.vocabulary is not None
 
     @property
     def student(self) -> ModelScores:
@@ -88,6 +94,11 @@ class RunData:
         """What the summary says of it."""
         teacher = self.summary.teacher
         return None if teacher is None or teacher.follows_student else teacher
+
+    @property
+    def curve(self) -> tuple[str, tuple[Row, ...]]:
+        """The split that was measured along the way, and its rows."""
+        return ("validation", self.validation) if self.validation else ("test", self.test)
 
     @property
     def distilled(self) -> bool:
@@ -118,7 +129,7 @@ def read_run(path: Path) -> RunData:
     """
     check_finished(path)
     summary = read_json(RunSummary, path / SUMMARY)
-    splits: dict[str, list[Row]] = {"train": [], "test": []}
+    splits: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
     for line in read_jsonl(MetricsLine, path / METRICS):
         splits[line.split].append({"step": line.step, "epoch": line.epoch, **line.figures})
     events = [event for event in read_timing(path / TIMING) if event.event == "latency" and event.milliseconds]
@@ -140,6 +151,7 @@ def read_run(path: Path) -> RunData:
         recipe_text=recipe_text,
         recipe=recipe,
         train=tuple(splits["train"]),
+        validation=tuple(splits["validation"]),
         test=tuple(splits["test"]),
         latency=latency,
         latency_by_tokens=by_tokens,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from stillroom.errors import BadInput
-from stillroom.report.blocks import PageContext, Tile, Values
+from stillroom.report.blocks import PageContext, Tile, Values, in_words_of_texts
 from stillroom.report.charts import other
 from stillroom.report.continual import tasks_section
 from stillroom.report.depth import depth_map
@@ -42,7 +42,7 @@ from stillroom.schema.predictions import (
     per_class,
     score_images,
 )
-from stillroom.wording import counted, listed
+from stillroom.wording import counted, listed, of_texts
 
 EXPLAINED = "explain.html"
 GLOSSARY = {
@@ -65,12 +65,13 @@ GLOSSARY = {
 _NO_PREDICTIONS = "This run folder holds no predictions.safetensors."
 
 
-def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
+def write_report(runs: Sequence[Path], out: Path | None = None, steps: Sequence[tuple[str, str]] = ()) -> Path:
     """Write one HTML page about finished runs.
 
     Args:
         runs: run folders; the page is about the first, the others are compared with it.
         out: the file to write; left out: ``report.html`` in the first run's folder.
+        steps: what to try next: why, and a command or none.
 
     Returns:
         The file that was written.
@@ -95,11 +96,16 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
         raise BadInput("out", str(target), "a file, not a folder")
     # What `stillroom explain` wrote into the same folder; a page elsewhere would not find it.
     is_explained = target.parent.resolve() == runs[0].resolve() and (runs[0] / EXPLAINED).is_file()
-    page = render([read_run(Path(run)) for run in runs], explained=EXPLAINED if is_explained else "")
+    page = render([read_run(Path(run)) for run in runs], None, EXPLAINED if is_explained else "", steps)
     return write_page(target, page)
 
 
-def render(runs: Sequence[RunData], context: PageContext | None = None, explained: str = "") -> str:
+def render(
+    runs: Sequence[RunData],
+    context: PageContext | None = None,
+    explained: str = "",
+    steps: Sequence[tuple[str, str]] = (),
+) -> str:
     """The page as text; the same runs give the same text.
 
     Raises:
@@ -111,6 +117,7 @@ def render(runs: Sequence[RunData], context: PageContext | None = None, explaine
             "runs", f"{other.name} ({other.summary.task})", f"runs of one kind of labels: the first is {task}"
         )
     page = run_page(named) if task == "single_label" else _targets_page(named)
+    page = in_words_of_texts(page) if runs[0].is_of_texts else page
     return rendered(
         "run.html.j2" if task == "single_label" else "targets.html.j2",
         figures={chart.key: chart.figure for chart in page.charts},
@@ -118,6 +125,7 @@ def render(runs: Sequence[RunData], context: PageContext | None = None, explaine
         page=page,
         study=context,
         explained=explained,
+        steps=steps,
     )
 
 
@@ -284,7 +292,6 @@ def _prediction_parts(members: Sequence[Member]) -> Values | None:
         class_rows=sorted(rows, key=lambda row: row.change),
         confusions=tuple(_confusion_row(one, held.class_names) for one in found),
         by_superclass=_by_superclass(run, held.labels, student, teacher),
-        of_texts=held.example_texts is not None,
         examples=tuple(example_images(held, student, teacher)) if teacher is not None else (),
         with_teacher=teacher is not None,
     )
@@ -403,11 +410,12 @@ def compare(members: Sequence[Member], labels: RunData | None = None) -> Values:
                 # The same student: what differs between its latencies is the machine's doing.
                 is_clock = not isinstance(metric.key, str)
                 cells.append(MetricCell(DASH) if is_clock else _against(metric, value, student))
+        meaning = _worded(GLOSSARY.get(metric.name, _TOKENS), run)
         starts_group = number > 0 and metrics[number - 1].is_quality and not metric.is_quality
         rows.append(
             Values(
                 metric=_worded(metric.name, run),
-                meaning=_worded(GLOSSARY.get(metric.name, _TOKENS), run),
+                meaning=of_texts(meaning) if run.is_of_texts else meaning,
                 cells=tuple(cells),
                 starts_group=starts_group,
             )

@@ -365,6 +365,11 @@ def facts(run: RunData) -> list[str]:
     found += [f"{counted(summary.epochs, 'epoch')}, {counted(summary.steps, 'step')}", f"seed {summary.seed}"]
     if summary.precision:
         found.append(summary.precision)
+    if (stopped := summary.stopped) is not None:
+        found.append(
+            f"stopped after epoch {stopped.after:g} of {stopped.of:g}: no better on the validation images for "
+            f"{counted(stopped.patience, 'evaluation')}, the learning rate not at its end"
+        )
     if summary.trained is not None:
         found.append(f"trained {listed(summary.trained.modules)} alone, the rest frozen")
     return found
