@@ -209,8 +209,8 @@ def report(names: Sequence[str], folder: Path) -> str:
         "",
         f"`{shown_command(sys.argv[1:], 'losses_train.py')}`, torch {torch.__version__}.",
         "",
-        "ResNet-8 of width 8 → width 4 (losses on attention: transformers of 2 blocks, width 32 → 16, AdamW) on 512 digits, "
-        f"{EPOCHS} epochs of batches of {BATCH}, default options with "
+        "ResNet-8 of width 8 → width 4 (losses on attention: transformers of 2 blocks, width 32 → 16, by AdamW) on "
+        f"512 digits, {EPOCHS} epochs of batches of {BATCH}, default options with "
         "the task's loss on labels (losses on labels and `simkd` stand alone; `similarity_preserving` at weight 3,000 "
         "and `factor_transfer` at 500), once for each task that the loss has. "
         "Its value: mean over the first and the last quarter "
