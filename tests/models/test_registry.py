@@ -24,7 +24,9 @@ SMALL = [name for name in OF_IMAGES if name not in LARGE]
 def test_the_zoo_holds_what_the_lists_promise() -> None:
     listed = [name for name, _ in names()]
     assert listed[:7] == [f"resnet{depth}" for depth in (8, 14, 20, 32, 44, 56, 110)]
-    wide = {f"wrn_{size}" for size in ("16_1", "16_2", "40_1", "40_2")} | {f"vgg{depth}" for depth in (8, 11, 13, 16, 19)}
+    wide = {f"wrn_{size}" for size in ("16_1", "16_2", "40_1", "40_2")} | {
+        f"vgg{depth}" for depth in (8, 11, 13, 16, 19)
+    }
     others = {"resnet8x4", "resnet32x4", "mlp", "vit_mini", "vit_tiny"}
     assert set(listed[7:]) == others | wide | (set(ZOO) - set(OF_IMAGES))
     assert all(0 < len(line) < 90 and "\n" not in line for _, line in names())
@@ -55,11 +57,10 @@ def test_every_small_model_learns_at_other_sizes_and_channels(make, name, channe
     assert [n for n, p in net.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()] == []
 
 
-# Counted of RepDistiller's networks, of 100 classes.
+# The published sizes of RepDistiller's networks, of 100 classes.
 CRD = {
     "resnet8x4": 1_233_540,
     "resnet32x4": 7_433_860,
-    "wrn_16_1": 181_284,
     "wrn_16_2": 703_284,
     "wrn_40_1": 569_780,
     "wrn_40_2": 2_255_156,

@@ -267,7 +267,9 @@ class Bare:
         return F.conv2d(x, weight, bias, stride=stride, padding=weight.shape[-1] // 2)
 
     def norm(self, x: Tensor, name: str) -> Tensor:
-        return F.batch_norm(x, *(self.state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")))
+        return F.batch_norm(
+            x, *(self.state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        )
 
 
 def wide_reference(state: dict[str, Tensor], x: Tensor, blocks: int) -> Tensor:
@@ -309,7 +311,9 @@ def test_a_wide_resnet_is_the_published_one_and_loads_from_the_crd_benchmarks_fi
     source = settle(WideResNet(16, 2, 7, width=4))
     state = renamed(source, (r"^layer(\d)", r"block\1.layer"), ("shortcut", "convShortcut"), ("^linear", "fc"))
     assert {"block1.layer.0.convShortcut.weight", "block3.layer.1.bn2.bias", "fc.bias"} <= state.keys()
-    torch.save({"model": {f"module.{n}": t for n, t in state.items()}, "epoch": 240} if wrapped else state, tmp_path / "t.pth")
+    torch.save(
+        {"model": {f"module.{n}": t for n, t in state.items()}, "epoch": 240} if wrapped else state, tmp_path / "t.pth"
+    )
     net = WideResNet(16, 2, 7, width=4).eval()
     load_weights(net, tmp_path / "t.pth")
     x = torch.randn(2, 3, 16, 16)

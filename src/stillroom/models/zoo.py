@@ -1,4 +1,4 @@
-"""The networks of the zoo: CIFAR ResNets, wide ResNets and VGGs, a multilayer perceptron, a small vision transformer."""
+"""The networks of the zoo: CIFAR ResNets, wide ResNets and VGGs, a perceptron, a small vision transformer."""
 
 from __future__ import annotations
 
@@ -259,7 +259,9 @@ class VGG(nn.Module):
             self.add_module(f"block{at}", nn.Sequential(*layers))
             self.add_module(f"relu{at}", nn.ReLU())
             halved = at < 3 or (at == 3 and large)
-            self.add_module(f"pool{at}", nn.MaxPool2d(2) if halved else GlobalAveragePool() if at == 4 else nn.Identity())
+            self.add_module(
+                f"pool{at}", nn.MaxPool2d(2) if halved else GlobalAveragePool() if at == 4 else nn.Identity()
+            )
         self.flatten = nn.Flatten()
         self.classifier = nn.Linear(widths[-1], num_classes)
         _initialise(self)
