@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,21 +44,26 @@ from stillroom.train.device import reuse_memory, runtime_of
 
 ALONE = "cross_entropy"
 IMAGES, CLASSES, BATCH = 2048, 100, 64
-TEACHER, STUDENT = "resnet20", "resnet8"
+TEACHER, STUDENT = {"name": "resnet20"}, {"name": "resnet8"}
+# Of losses on attention: these read queries, keys and values.
+ATTENTIVE = {"name": "vit_mini"}, {"name": "vit_mini", "options": {"depth": 2, "dim": 32}}
 OUT = Path("docs/results/losses-cost.md")
 
 
-def made(name: str) -> Callable[[], None]:
+def made(name: str, networks: tuple[dict[str, Any], dict[str, Any]] = (TEACHER, STUDENT)) -> Callable[[], None]:
     """A function that does one training step with a loss."""
     torch.manual_seed(0)
     images = torch.randint(256, (IMAGES, 3, 32, 32), dtype=torch.uint8)
-    data = ImageSet(images, torch.arange(IMAGES) % CLASSES, tuple(map(str, range(CLASSES))), "random")
-    terms = [{"name": ALONE}] + ([{"name": name}] if name != ALONE else [])
+    labels, task = torch.arange(IMAGES) % CLASSES, losses()[name].tasks[0]
+    if task == "regression":  # as many numbers as classes
+        labels = torch.randn(IMAGES, CLASSES)
+    data = ImageSet(images, labels, tuple(map(str, range(CLASSES))), "random", task=task)
+    terms = [{"name": name}] if name == ALONE or task != "single_label" else [{"name": ALONE}, {"name": name}]
     recipe = parse_recipe(
         {
-            "data": {"source": "digits", "batch_size": BATCH},
-            "teacher": {"name": TEACHER},
-            "student": {"name": STUDENT},
+            "data": {"source": "digits", "batch_size": BATCH, "task": task},
+            "teacher": networks[0],
+            "student": networks[1],
             "losses": terms,
             "training": {"epochs": 1, "device": "cpu", "precision": "float32"},
             "cache": {"enabled": False},
@@ -220,6 +226,18 @@ def compare_plain(rounds: int, only: str = "") -> list[tuple[str, float, float, 
     return found
 
 
+def cost_rows(works: dict[str, Callable[[], None]], chosen: argparse.Namespace) -> tuple[list[str], float, float]:
+    """The rows of losses that take turns; milliseconds of the student alone, and the MB that it keeps."""
+    races = race(works, chosen.rounds, chosen.steps)
+    memory = {name: held(work) for name, work in works.items()}
+    lines = ["| loss | step ÷ student alone | extra ms | extra memory (MB) |", "|---|---|---|---|"]
+    for name in works:
+        ratios = [one[name] / one[ALONE] for one in races]
+        extra = statistics.median(one[name] - one[ALONE] for one in races)
+        lines.append(f"| `{name}` | {quartiles(ratios)} | {extra:.1f} | {memory[name] - memory[ALONE]:.1f} |")
+    return lines, statistics.median(one[ALONE] for one in races), memory[ALONE]
+
+
 def quartiles(values: Sequence[float]) -> str:
     """Median [lower, upper quartile]."""
     low, middle, high = statistics.quantiles(values, n=4)
@@ -228,29 +246,36 @@ def quartiles(values: Sequence[float]) -> str:
 
 def report(names: Sequence[str], chosen: argparse.Namespace) -> str:
     """The page."""
-    works = {name: made(name) for name in names}
-    races = race(works, chosen.rounds, chosen.steps)
-    memory = {name: held(work) for name, work in works.items()}
-    base = statistics.median(one[ALONE] for one in races)
+    attentive = [name for name in names if losses()[name].reads_attention]
+    on_images = [ALONE, *(name for name in names if name not in (ALONE, *attentive))]
+    rows, base, keeps = cost_rows({name: made(name) for name in on_images}, chosen)
     lines = [
         "# What a step of each loss costs",
         "",
         f"`{shown_command(sys.argv[1:], 'losses.py')}`, on {platform.machine()}, "
         f"{os.cpu_count()} cores, {chosen.threads} thread(s), torch {torch.__version__}, float32.",
         "",
-        f"{TEACHER} → {STUDENT}, {CLASSES} classes, 3×32×32, batch {BATCH}; each loss with its default options and "
-        f"cross-entropy, the teacher's outputs at hand as from a cache. Cross-entropy alone takes {base:.1f} ms. "
+        f"{TEACHER['name']} → {STUDENT['name']}, {CLASSES} classes, 3×32×32, batch {BATCH}; each loss with its default "
+        f"options and cross-entropy (`target_mse` alone, on {CLASSES} numbers an image), the teacher's outputs at hand "
+        f"as from a cache. Cross-entropy alone takes {base:.1f} ms. "
         f"Times are processor time of this process. Median [quartiles] of {chosen.rounds} rounds of {chosen.steps} "
         "steps, all losses in turns; a ratio is taken within its round. Memory: what a step keeps for its backward "
-        f"pass, over that of cross-entropy alone, which keeps {memory[ALONE]:.0f} MB.",
+        f"pass, over that of cross-entropy alone, which keeps {keeps:.0f} MB.",
         "",
-        "| loss | step ÷ student alone | extra ms | extra memory (MB) |",
-        "|---|---|---|---|",
+        *rows,
     ]
-    for name in names:
-        ratios = [one[name] / one[ALONE] for one in races]
-        extra = statistics.median(one[name] - one[ALONE] for one in races)
-        lines.append(f"| `{name}` | {quartiles(ratios)} | {extra:.1f} | {memory[name] - memory[ALONE]:.1f} |")
+    if attentive:
+        works = {ALONE: made(ALONE, ATTENTIVE)} | {name: made(name, ATTENTIVE) for name in attentive}
+        rows, base, keeps = cost_rows(works, chosen)
+        lines += [
+            "",
+            "## Losses on attention",
+            "",
+            "The like of transformers, vit_mini (4 blocks of width 64) → vit_mini (2 of width 32): cross-entropy alone "
+            f"takes {base:.1f} ms and keeps {keeps:.0f} MB.",
+            "",
+            *rows,
+        ]
     lines += [
         "",
         "## Against the plain formula",
@@ -275,13 +300,9 @@ def report(names: Sequence[str], chosen: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
-# What networks of images can learn by.
-NAMES = [name for name, kind in losses().items() if not kind.reads_attention]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--losses", nargs="+", choices=NAMES, help="some of them; printed only")
+    parser.add_argument("--losses", nargs="+", choices=list(losses()), help="some of them; printed only")
     parser.add_argument("--quick", action="store_true", help="few rounds, no memory; printed only")
     parser.add_argument("--rounds", type=int, default=15, help="rounds that count (15)")
     parser.add_argument("--steps", type=int, default=3, help="steps of each loss in a round (3)")
@@ -291,7 +312,7 @@ def main() -> None:
         chosen.rounds, chosen.steps = 3, 1
     torch.set_num_threads(chosen.threads)
     reuse_memory()
-    page = report([ALONE, *(name for name in chosen.losses or NAMES if name != ALONE)], chosen)
+    page = report(chosen.losses or list(losses()), chosen)
     if chosen.quick or chosen.losses:
         print(page)
     else:

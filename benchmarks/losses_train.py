@@ -9,7 +9,7 @@ The recipe differs in `losses` alone: the loss on labels and this one, or this o
 each task that it has: the digit, four attributes of it (multi_label), three numbers (regression). "Falls" compares the
 loss's own value, mean over the first and over the last quarter of the steps. The stopped run crashes in the middle of
 the second epoch, after a save at the end of the first. Two processes train an MLP with all losses at once that need no
-maps: batch norm is each process's own, and documented as such.
+maps: batch norm is each process's own, and documented as such. Losses on attention learn between small transformers.
 """
 
 from __future__ import annotations
@@ -61,6 +61,13 @@ class StopAt(StepHook):
             raise Stop
 
 
+# Teacher and student of most losses, and of those on attention.
+RESNETS = tuple({"name": "resnet8", "options": {"width": width}} for width in (8, 4))
+TRANSFORMERS = tuple(
+    {"name": "vit_mini", "options": {"patch": 2, "depth": 2, "heads": 2, "dim": dim}} for dim in (32, 16)
+)
+
+
 def recipe(name: str, teacher: Path, task: Task, *, student: dict[str, Any]) -> dict[str, Any]:
     """The one recipe, with a loss."""
     terms: list[dict[str, Any]] = [{"name": name, "weight": WEIGHTS.get(name, 1.0)}]
@@ -69,7 +76,7 @@ def recipe(name: str, teacher: Path, task: Task, *, student: dict[str, Any]) -> 
         terms = [*default_losses(task, teacher=False), *terms]
     return {
         "data": {"source": "digits", "task": task, "batch_size": BATCH, "train_limit": 512},
-        "teacher": {"name": "resnet8", "options": {"width": 8}, "weights": str(teacher)},
+        "teacher": {**(TRANSFORMERS if kind.reads_attention else RESNETS)[0], "weights": str(teacher)},
         "student": student,
         "losses": terms,
         "training": {
@@ -105,10 +112,14 @@ def resumes(made: Recipe, whole: Path, stopped: Path) -> bool:
     return files(stopped) == files(whole)
 
 
-def two_processes(folder: Path, names: Sequence[str], teacher: Path, task: Task) -> dict[str, float]:
-    """Largest relative difference between the values of each loss that one process and two log, all losses at once."""
-    made = recipe(names[0], teacher, task, student={"name": "mlp"})
-    # A perceptron: batch norm is each process's own. Losses on maps ask none of it.
+def two_processes(
+    folder: Path, names: Sequence[str], teacher: Path, task: Task, student: dict[str, Any]
+) -> dict[str, float]:
+    """Largest relative difference between the values of each loss that one process and two log, all losses at once.
+
+    The student has no batch norm, which is each process's own.
+    """
+    made = recipe(names[0], teacher, task, student=student)
     made["losses"] = [{"name": name, "weight": 0.01} for name in names]
     logs = []
     for processes in (1, 2):
@@ -138,48 +149,48 @@ def needs_network(name: str) -> bool:
     return kind.reuses_head or (field is not None and field.default == "maps")
 
 
+def train(name: str, made: Recipe, home: Path, difference: float | None) -> tuple[Any, ...]:
+    """The row of a loss: a whole run, and one that crashed and was resumed."""
+    measure, whole, stopped = TASK_INFO[made.data.task].primary, home / f"{name}-whole", home / f"{name}-stopped"
+    for place in (whole, stopped):
+        shutil.rmtree(place, ignore_errors=True)
+    execute(made, whole, hooks=[StopAt(-1)], latency=False)
+    before, after = fall(whole, name)
+    same = resumes(made, whole, stopped)
+    level = json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])[measure.name]
+    apart = "–" if difference is None else f"{difference:.1e}"
+    level = f"{measure.title} {measure.written(level)}"
+    return f"`{name}` | {made.data.task}", before, after, after < before, same, apart, level
+
+
 def report(names: Sequence[str], folder: Path) -> str:
     """The page."""
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     apart: dict[tuple[str, Task], float] = {}
-    for task in TASKS:
-        mine = [name for name in names if task in losses()[name].tasks]
+    groups = [(task, attentive) for task in TASKS for attentive in (False, True)]
+    for task, attentive in groups:
+        mine = [name for name in names if task in losses()[name].tasks and losses()[name].reads_attention == attentive]
         if not mine:
             continue
+        networks, home = (TRANSFORMERS, folder / task / "attention") if attentive else (RESNETS, folder / task)
         plain: dict[str, Any] = {"data": {"batch_size": BATCH, "source": "digits", "task": task}}
-        plain |= {
-            "student": {"name": "resnet8", "options": {"width": 8}},
-            "losses": default_losses(task, teacher=False),
-        }
+        plain |= {"student": networks[0], "losses": default_losses(task, teacher=False)}
         training = {"epochs": 4, "device": "cpu", "precision": "float32"}
-        place = folder / task / "teacher"
-        execute(parse_recipe({**plain, "training": training}), place, resume=place.exists())
-        teacher = folder / task / "teacher" / "student.safetensors"
+        execute(parse_recipe({**plain, "training": training}), home / "teacher", resume=(home / "teacher").exists())
+        teacher = home / "teacher" / "student.safetensors"
         shared = [name for name in mine if not needs_network(name)]
-        kept = folder / task / "apart.json"
+        kept = home / "apart.json"
         found = json.loads(kept.read_text()) if kept.exists() else {}
         if shared and not found:
-            found = two_processes(folder / task, shared, teacher, task)
+            found = two_processes(home, shared, teacher, task, networks[1] if attentive else {"name": "mlp"})
             kept.write_text(json.dumps(found))
         apart |= {(name, task): value for name, value in found.items()}
         for name in mine:
-            student = {"name": "resnet8", "options": {"width": 4}}
-            made = parse_recipe(recipe(name, teacher, task, student=student))
-            whole, measure = folder / task / f"{name}-whole", TASK_INFO[task].primary
-            row = folder / task / f"{name}.json"
-            if row.exists():
-                rows.append(tuple(json.loads(row.read_text())))
-                continue
-            for place in (whole, folder / task / f"{name}-stopped"):
-                shutil.rmtree(place, ignore_errors=True)
-            execute(made, whole, hooks=[StopAt(-1)], latency=False)
-            before, after = fall(whole, name)
-            same = resumes(made, whole, folder / task / f"{name}-stopped")
-            level = json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])[measure.name]
-            difference = f"{found[name]:.1e}" if name in found else "–"
-            level = f"{measure.title} {measure.written(level)}"
-            rows.append((f"`{name}` | {task}", before, after, after < before, same, difference, level))
-            row.write_text(json.dumps(rows[-1]))
+            row = home / f"{name}.json"
+            if not row.exists():
+                made = parse_recipe(recipe(name, teacher, task, student=networks[1]))
+                row.write_text(json.dumps(train(name, made, home, found.get(name))))
+            rows.append(tuple(json.loads(row.read_text())))
             print(*rows[-1], file=sys.stderr)
     fell = sum(row[3] for row in rows)
     lines = [
@@ -187,7 +198,8 @@ def report(names: Sequence[str], folder: Path) -> str:
         "",
         f"`{shown_command(sys.argv[1:], 'losses_train.py')}`, torch {torch.__version__}.",
         "",
-        f"ResNet-8 of width 8 → width 4 on 512 digits, {EPOCHS} epochs of batches of {BATCH}, default options with "
+        "ResNet-8 of width 8 → width 4 (losses on attention: transformers of 2 blocks, width 32 → 16) on 512 digits, "
+        f"{EPOCHS} epochs of batches of {BATCH}, default options with "
         "the task's loss on labels (losses on labels and `simkd` stand alone; `similarity_preserving` at weight 3,000 "
         "and `factor_transfer` at 500), once for each task that the loss has. "
         "Its value: mean over the first and the last quarter "
@@ -206,19 +218,15 @@ def report(names: Sequence[str], folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-# What networks of images can learn by.
-NAMES = [name for name, kind in losses().items() if not kind.reads_attention]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--losses", nargs="+", choices=NAMES, help="some of them; printed only")
+    parser.add_argument("--losses", nargs="+", choices=list(losses()), help="some of them; printed only")
     parser.add_argument("--folder", type=Path, help="where runs are kept: the same one goes on with them")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = chosen.folder or Path(temporary)
         os.environ["STILLROOM_CACHE"] = str(folder.resolve() / "cache")
-        page = report(chosen.losses or NAMES, folder)
+        page = report(chosen.losses or list(losses()), folder)
     if chosen.losses:
         print(page)
     else:

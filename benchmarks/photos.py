@@ -1,9 +1,11 @@
 """One command from a folder of photographs to a page, and the same again from its recipe.
 
-    python benchmarks/photos.py --data imagenette-part --out docs/results/photos.md
+    python benchmarks/photos.py --data imagenette-part --work FOLDER --out docs/results/photos.md
 
-Three folders: as it is; the same recipe again, whose student must have the same bytes; and a copy with mixed sizes and
-formats, a split called ``Train`` and no test split. Each row: wall-clock and processor seconds of the whole command.
+A row each for a teacher of torchvision with a student of timm, at the models' own size; the student again from its
+recipe, which must have the same bytes; with ``--more`` also a teacher of timm with a student of torchvision, and a copy
+of the folder with mixed sizes and formats, a split called ``Train`` and no test split. Rows that FOLDER has are kept:
+stopped, the same command goes on.
 """
 
 from __future__ import annotations
@@ -13,10 +15,8 @@ import hashlib
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from PIL import Image
 from stillroom.files import find_input
 
 FORMATS = (".jpg", ".png", ".webp", ".bmp", ".tiff", ".jpeg", ".gif")
+MIXED = "mixed"
 
 
 def mixed_copy(source: Path, target: Path) -> int:
@@ -43,21 +44,56 @@ def mixed_copy(source: Path, target: Path) -> int:
     return count
 
 
-def timed(arguments: list[str]) -> tuple[float, float, dict[str, Any]]:
-    """Wall-clock and processor seconds of a command, and what it printed."""
+def timed(arguments: list[str]) -> dict[str, Any]:
+    """A command's wall-clock and processor seconds, and what it printed."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     command = [sys.executable, "-m", "stillroom", *arguments, "--json"]
     printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return (
-        time.perf_counter() - began,
-        after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-        json.loads(printed),
-    )
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"wall": time.perf_counter() - began, "cpu": cpu, "printed": json.loads(printed)}
 
 
 def digest(run: Path) -> str:
     return hashlib.sha256((run / "student.safetensors").read_bytes()).hexdigest()
+
+
+def measure(name: str, data: str, models: list[str], work: Path, rows: Path) -> None:
+    """The command on a folder, then its recipe again; each appends a row to a file of them, unless it is there."""
+    there = [json.loads(line)["row"] for line in rows.read_text().splitlines()] if rows.exists() else []
+    out, again = work / name, work / f"{name}-again"
+    if name not in there:
+        found = timed(["distill", "--data", data, *models, "--out", str(out)])
+        runs = found.pop("printed")["runs"]
+        summaries = {each: json.loads((Path(run) / "summary.json").read_text()) for each, run in runs.items()}
+        found["plan"] = json.loads((out / "plan.json").read_text())
+        found["top1"] = {
+            "teacher": summaries["distilled"]["teachers"]["teacher"]["top1"],
+            **{each: summaries[each]["top1"] for each in ("labels", "distilled")},
+        }
+        append(rows, {"row": name, "models": models[1:4:2], **found})
+    if f"{name}-again" not in there:
+        found = timed(["distill", str(out / "distilled" / "recipe.yaml"), "--out", str(again)])
+        found.pop("printed")
+        append(rows, {"row": f"{name}-again", "same": digest(out / "distilled") == digest(again), **found})
+
+
+def append(rows: Path, row: dict[str, Any]) -> None:
+    with rows.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    print(json.dumps(row), flush=True)
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """A row of the page."""
+    time_cells = [f"{row['wall']:.0f}", f"{row['cpu']:.0f}"]
+    if "same" in row:
+        return ["… from its recipe", "", *time_cells, "", "", "same bytes" if row["same"] else "OTHER BYTES"]
+    plan = row["plan"]
+    name = "1,000 mixed, Train, no test" if row["row"] == MIXED else "as it is"
+    epochs = f"{plan['teacher_epochs']} / {plan['student_epochs']} epochs, {plan['seconds']:.0f} s"
+    levels = " / ".join(f"{row['top1'][each]:.1f}" for each in ("teacher", "labels", "distilled"))
+    return [name, " → ".join(row["models"]), *time_cells, epochs, levels, "page"]
 
 
 def main() -> None:
@@ -66,40 +102,39 @@ def main() -> None:
     parser.add_argument("--data", default="imagenette-part")
     parser.add_argument("--teacher", default="torchvision:resnet18")
     parser.add_argument("--student", default="timm:mobilenetv3_small_050")
-    parser.add_argument("--size", default="64")
-    parser.add_argument("--epochs", default="3")
-    parser.add_argument("--threads", default="2", help="fewer than there are cores where other work shares them")
+    parser.add_argument("--size", help="default: the models' own")
+    parser.add_argument("--minutes", default="6.5", help="for each command")
+    parser.add_argument("--more", action="store_true", help="the second pair and the mixed copy, too")
+    parser.add_argument("--threads", default=str(os.cpu_count()), help="fewer where other work shares the cores")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the runs and of the rows measured so far")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    work = Path(tempfile.mkdtemp(prefix="photos-"))
+    work, rows = options.work, options.work / "rows.jsonl"
+    work.mkdir(parents=True, exist_ok=True)
     os.environ["STILLROOM_CACHE"] = str(work / "cache")
-    models = ["--teacher", options.teacher, "--student", options.student, "--image-size", options.size]
-    models += ["--epochs", options.epochs, f"training.threads={options.threads}"]
-    rows = []
-    try:
-        count = mixed_copy(find_input(options.data), work / "mixed")
-        for name, data in (("as it is", options.data), (f"{count} mixed, Train, no test", str(work / "mixed"))):
-            out = work / name.replace(" ", "-").replace(",", "")
-            wall, cpu, printed = timed(["distill", "--data", data, *models, "--out", str(out)])
-            scores = [json.loads((Path(run) / "summary.json").read_text())["top1"] for run in printed["runs"].values()]
-            rows.append((name, wall, cpu, " / ".join(f"{score:.1f}" for score in scores), "page"))
-            print(rows[-1], flush=True)
-            recipe = out / "distilled" / "recipe.yaml"
-            wall, cpu, _ = timed(["distill", str(recipe), "--out", str(out.with_name(out.name + "-again"))])
-            same = digest(out / "distilled") == digest(out.with_name(out.name + "-again"))
-            rows.append(("… from its recipe", wall, cpu, "", "same bytes" if same else "OTHER BYTES"))
-            print(rows[-1], flush=True)
-    finally:
-        shutil.rmtree(work)
+    common = [*(["--image-size", options.size] if options.size else []), "--minutes", options.minutes]
+    common.append(f"training.threads={options.threads}")
+    models = ["--teacher", options.teacher, "--student", options.student, *common]
+    measure("first", options.data, models, work, rows)
+    if options.more:
+        models = ["--teacher", "timm:resnet18", "--student", "torchvision:mobilenet_v3_small", *common]
+        measure("second", options.data, models, work, rows)
+        if not (work / "photos").is_dir():
+            mixed_copy(find_input(options.data), work / "photos")
+        models = ["--teacher", options.teacher, "--student", options.student, *common]
+        measure(MIXED, str(work / "photos"), models, work, rows)
+    found = [json.loads(line) for line in rows.read_text().splitlines()]
+    size = f" --size {options.size}" if options.size else ""
     write_page(
         options.out,
         "One command on a folder of photographs",
-        f"`python benchmarks/photos.py --data {options.data} --teacher {options.teacher} --student {options.student} "
-        f"--size {options.size} --epochs {options.epochs} --threads {options.threads}`, {os.cpu_count()} cores that "
-        f"other work shared (load {os.getloadavg()[1]:.0f}): the wall clock is of that hour. Random weights, as no "
-        "published ones can be had here: the accuracies say that it runs, not what a pretrained teacher gives.",
-        ["folder", "seconds", "processor seconds", "top-1, % of teacher / from labels / distilled", "result"],
-        [[name, f"{wall:.0f}", f"{cpu:.0f}", scores, result] for name, wall, cpu, scores, result in rows],
+        f"`python benchmarks/photos.py --data {options.data} --work FOLDER{size} --minutes {options.minutes}"
+        f"{' --more' if options.more else ''} --threads {options.threads}`, {os.cpu_count()} cores (load "
+        f"{os.getloadavg()[1]:.0f}). Random weights, as no published ones can be had here: the accuracies say that it "
+        "runs, not what a pretrained teacher gives. The plan is what the command says before it begins: epochs of the "
+        "teacher and of each student, and the time.",
+        ["folder", "models", "seconds", "processor seconds", "plan", "top-1, % teacher / labels / distilled", "result"],
+        [cells(row) for row in found],
     )
 
 

@@ -2,6 +2,7 @@
 
     python benchmarks/release.py --out docs/results/release.md            # goes on where it was stopped
     python benchmarks/release.py --jobs base lowest
+    python benchmarks/release.py --licences > docs/licences.md            # of what is installed here
 
 It takes uv (``pip install uv``). Each job is a new virtual environment, in which the wheel is installed without the
 checkout, its recipes or its tests; then a model is trained, distilled, diagnosed and exported on the embedded digits,
@@ -12,8 +13,10 @@ wheels exist.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -161,6 +164,36 @@ def versions(environment: Path) -> str:
     return ", ".join(f"{each['name']} {each['version']}" for each in listed if each["name"] in wanted)
 
 
+def licences() -> str:
+    """The licence of each package that is required directly, as its own metadata names it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [
+        "# Licences",
+        "",
+        "stillroom is under Apache-2.0. It contains plotly.js's cartesian bundle (MIT, `report/vendor/`), which its "
+        "pages hold. What it requires is installed by pip and not part of it; each package names its licence itself. "
+        "*base* is always installed, an extra where it is asked for, *docs* and *dev* in a checkout alone.",
+        "",
+        "`python benchmarks/release.py --licences`",
+        "",
+        "| for | package | version here | licence |",
+        "|---|---|---|---|",
+    ]
+    for group, required in {"base": project["dependencies"], **project["optional-dependencies"]}.items():
+        for requirement in required:
+            name = re.match(r"[\w-]+", requirement)[0]  # type: ignore[index]
+            try:
+                held = importlib.metadata.metadata(name)
+            except importlib.metadata.PackageNotFoundError:
+                lines.append(f"| {group} | {name} | – | not installed here |")
+                continue
+            classes = [each for each in held.get_all("Classifier") or () if each.startswith("License ::")]
+            named = held["License-Expression"] or "; ".join(each.rpartition(" :: ")[2] for each in classes)
+            licence = named or (held["License"] or "–").splitlines()[0]
+            lines.append(f"| {group} | {name} | {held['Version']} | {licence} |")
+    return "\n".join(lines)
+
+
 def write(path: Path, text: str) -> Path:
     """Write a file; its path."""
     path.write_text(text)
@@ -199,7 +232,11 @@ def main() -> None:
     parser.add_argument(
         "--uv", nargs=argparse.REMAINDER, default=[], help="last: what else uv is given, such as --find-links DIR"
     )
+    parser.add_argument("--licences", action="store_true", help="print the licences of what is required, and end")
     options = parser.parse_args()
+    if options.licences:
+        print(licences())
+        return
     if shutil.which("uv") is None:
         sys.exit("uv is not there; expected it on the PATH: pip install uv")
     rows_file = options.out.with_suffix(".jsonl") if options.out else None

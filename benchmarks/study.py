@@ -119,6 +119,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, help="write a page of results here")
+    parser.add_argument("--overhead", action="store_true", help="one worker and two alone: the ratio, printed only")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
 
@@ -126,6 +127,9 @@ def main() -> None:
     walls = {"one worker": one.to_the_end()}
     two = Way("two", arguments, "--workers", "2")
     walls["two workers"] = two.to_the_end()
+    if arguments.overhead:
+        print(overhead(one, walls["two workers"]))
+        return
     hit = Way("killed", arguments, "--workers", "2")
     hits = killed(hit, arguments.kills, walls["two workers"], random.Random(arguments.seed))
     with cluster() as address:
@@ -133,10 +137,6 @@ def main() -> None:
         walls["Ray, two at a time"] = ray.to_the_end()
 
     same = {way.name: way.tables() == one.tables() for way in (two, hit, ray)}
-    seconds = one.seconds()
-    alone = sum(took for job, took in seconds.items() if job.startswith(("run/", "trial/")))
-    before = sum(took for job, took in seconds.items() if job.startswith(("teacher/", "prepare/")))
-    ratio = (walls["two workers"] - before) / (alone / 2)
     built = {
         name: entry["answers"] for name, entry in json.loads((one.folder / "caches.json").read_text())["pairs"].items()
     }
@@ -149,10 +149,7 @@ def main() -> None:
         f"{_word(same['two'])}; killed {len(hits)} times ({', '.join(hits)}; seed {arguments.seed}) and begun again "
         f"{_word(same['killed'])}; a Ray cluster {_word(same['ray'])}.",
         f"- Teacher passes, two workers: {two.answers()}; the builds asked {built}.",
-        f"- Wall time of two workers {walls['two workers']:.1f} s, from the command's start to its end, the report "
-        f"included; the {sum(job.startswith('run/') for job in seconds)} runs by themselves, one after another in a "
-        f"process that is warm, take {alone:.1f} s, training the teacher and keeping its answers {before:.1f} s. "
-        f"(wall − before) / (runs alone ÷ 2) = **{ratio:.2f}**.",
+        overhead(one, walls["two workers"]),
         f"- Wall times: {', '.join(f'{name} {wall:.1f} s' for name, wall in walls.items())}.",
     ]
     page = "\n".join(lines) + "\n"
@@ -161,6 +158,19 @@ def main() -> None:
         write_text(arguments.results, page)
     if not all(same.values()):
         sys.exit("the tables differ")
+
+
+def overhead(one: Way, wall: float) -> str:
+    """What two workers take beyond the runs themselves, as one worker's processes tell these."""
+    seconds = one.seconds()
+    alone = sum(took for job, took in seconds.items() if job.startswith(("run/", "trial/")))
+    before = sum(took for job, took in seconds.items() if job.startswith(("teacher/", "prepare/")))
+    return (
+        f"- Wall time of two workers {wall:.1f} s, from the command's start to its end, the report included; the "
+        f"{sum(job.startswith('run/') for job in seconds)} runs by themselves, one after another in a process that is "
+        f"warm, take {alone:.1f} s, training the teacher and keeping its answers {before:.1f} s. "
+        f"(wall − before) / (runs alone ÷ 2) = **{(wall - before) / (alone / 2):.2f}**."
+    )
 
 
 def _word(same: bool) -> str:

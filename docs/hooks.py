@@ -6,6 +6,7 @@ import inspect
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
+from enum import StrEnum
 from types import ModuleType
 from typing import Any
 
@@ -39,9 +40,28 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         text, target = link[1], link[2]
         place = posixpath.normpath(posixpath.join(posixpath.dirname(page.file.src_uri), target))
         outside = place.startswith("..") or place.endswith((".json", ".jsonl"))
-        return link[0] if "://" in target or not outside else f"{text} (`{place.removeprefix('../')}`)"
+        if "://" in target or not outside:
+            return link[0]
+        place = place.removeprefix("../")
+        return f"`{place}`" if place.endswith(text.strip("`")) else f"{text} (`{place}`)"
 
     return _LINK.sub(name_file, markdown)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Let names in tables break behind an underscore, and say in each cell what its column is, for narrow windows."""
+    return re.sub(r"<table>.*?</table>", lambda table: _labelled(table[0]), html, flags=re.DOTALL)
+
+
+def _labelled(table: str) -> str:
+    heads = [re.sub(r"<[^>]*>", "", head) for head in re.findall(r"<th[^>]*>(.*?)</th>", table, re.DOTALL)]
+
+    def label(row: re.Match[str]) -> str:
+        places = iter(heads)
+        return re.sub(r"<td", lambda _: f'<td data-label="{next(places, "")}"', row[0])
+
+    table = re.sub(r"<tr>.*?</tr>", label, table, flags=re.DOTALL)
+    return re.sub(r"<code>[^<]*</code>", lambda code: code[0].replace("_", "_<wbr>"), table)
 
 
 def commands() -> Iterator[str]:
@@ -57,15 +77,26 @@ def commands() -> Iterator[str]:
                 "2 bad input, 130 interrupted: the same command goes on.", "")  # fmt: skip
     for name, command in group.commands.items():
         yield from (f"## {name}", "", _literal(command.help or ""), "")
-        yield from ("| argument | what |", "|---|---|")
+        yield from ("| argument | default | what |", "|---|---|---|")
         for each in command.params:
-            names = " ".join(f"`{option}`" for option in each.opts if option.startswith("-")) or f"`{_metavar(each)}`"
-            yield f"| {names} | {cell(getattr(each, 'help', '') or '')} |"
+            names = " ".join(each.opts if each.opts[0].startswith("-") else (each.metavar or each.name.upper(),))
+            value = f" {each.metavar or _choices(each)}".rstrip() if names.startswith("-") else ""
+            yield f"| `{names}{value}` | {_default(each)} | {cell(getattr(each, 'help', '') or '')} |"
         yield ""
 
 
-def _metavar(argument: Any) -> str:
-    return str(argument.metavar or argument.name.upper())
+def _choices(option: Any) -> str:
+    """The values that an option takes, where these are few."""
+    kind = getattr(getattr(option, "type_descriptor", None), "annotation", None)
+    return f"[{', '.join(map(str, kind))}]" if isinstance(kind, type) and issubclass(kind, StrEnum) else ""
+
+
+def _default(each: Any) -> str:
+    """What holds where an argument is left out; empty where that is nothing."""
+    value = getattr(each.default, "value", each.default)
+    if each.required:
+        return "required"
+    return "" if value is None or callable(value) or value in (False, (), []) else f"`{value}`"
 
 
 def schema(what: str) -> Iterator[str]:
@@ -75,7 +106,17 @@ def schema(what: str) -> Iterator[str]:
 
     tree = (Recipe if what == "recipe" else Study).model_json_schema()
     about = f"Every field of a {what}. `stillroom schema {what}` prints it as JSON Schema, for completion in an editor."
-    yield from (f"# {what.capitalize()}", "", f"{about} The resolved file in each run's folder holds them all.", "")
+    more = (
+        "The fields of each loss: [Losses](../losses.md)."
+        if what == "recipe"
+        else "Those of `recipe`: [Recipe](recipe.md)."
+    )
+    yield from (
+        f"# {what.capitalize()}",
+        "",
+        f"{about} The resolved file in each run's folder holds them all. {more}",
+        "",
+    )
     yield from ("| field | type | default | what |", "|---|---|---|---|")
     yield from _rows(tree, tree.get("$defs", {}), "", frozenset())
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -109,10 +110,18 @@ BAD: list[tuple[list[str], str]] = [
     (["distill", "recipe.yaml", "--resume"], "--resume: got None; expected the run's folder by --out"),
     (["compare", "recipe.yaml", "--out", "study"], "this file is a recipe: `stillroom distill recipe.yaml` runs it"),
     (["list", "modls"], "list: unknown value 'modls'; did you mean 'models'?"),
+    (["list", "models", "--family", "logits"], "--family: got 'models'; expected `stillroom list losses` with it"),
+    (["distill", "recipe.yaml", "--epochs", "3"], "in a recipe it is training.epochs=…"),
+    ([*DISTILL, "--training.epochs=3"], "A change of a recipe has no dashes: training.epochs=VALUE"),
+    (["audit", "recipe.yaml"], "SCRIPT.py: got 'recipe.yaml'; expected a Python script; of a recipe"),
+    (["audit", "--step", "5", "mine.py"], "audit has no such option"),
+    (["diagnose", "mine.py"], "`stillroom audit mine.py` watches a script"),
+    (["check", "torch.nn.functional:mse_loss", "--role", "outputs=student"], "roles: unknown value 'outputs'"),
+    (["cache", "--remove", "zz"], "cache: got 'zz'; expected the key of a cache"),
     (["export", "run", "--format", "tflite"], "tflite"),
     # the recipe
     (["distill", "none.yaml"], "recipe: got 'none.yaml'; expected a readable recipe file"),
-    (["distill", "emptydir"], "expected a readable recipe file"),
+    (["distill", "emptydir"], "a folder of images is given by --data emptydir"),
     (["distill", "broken.yaml"], "expected valid YAML"),
     (["distill", "list.yaml"], "expected a mapping with at least `student`"),
     ([*DISTILL, "training.epohs=1"], "training.epohs: unknown field 'epohs'; did you mean 'epochs'?"),
@@ -198,6 +207,17 @@ def test_bad_input_is_reported_in_one_line_with_exit_code_2_and_loses_nothing(
     assert not (workplace / "ran").exists(), "a pickle ran its code"
 
 
+@pytest.mark.parametrize("option", ["--teacher", "--student"])
+def test_a_misspelt_model_is_found_before_its_teacher_is_trained(
+    workplace: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    models = {"--teacher": "resnet8", "--student": "resnet8", option: "resnt8"}
+    named = [word for pair in models.items() for word in pair]
+    assert run(["distill", "--data", "digits", *named, "--out", "run"]) == 2
+    assert f"error: {option}: got 'resnt8'; expected a model of the zoo" in capsys.readouterr().err
+    assert not (workplace / "run").exists()
+
+
 @pytest.mark.parametrize("arguments", [DISTILL[:1], [*DISTILL, "seed=-1"], [*EVALUATE, "evil.pt"]])
 def test_bad_input_through_a_process_has_no_traceback(workplace: Path, arguments: list[str]) -> None:
     if arguments == DISTILL[:1]:  # the one that imports little
@@ -253,6 +273,61 @@ def test_onnx_export_answers_as_the_student_does(
     given = images if pixels else (images.float() / 255 - 0.5) / 0.5
     (answer,) = session.run(None, {session.get_inputs()[0].name: given.numpy()})
     assert answer.shape == (5, 10)
+
+
+def test_int8_export_is_measured_against_the_whole_graph(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    said(capsys, *DISTILL)
+    exported = said(capsys, "export", "run", "--format", "onnx-int8")
+    assert exported["path"] == "run/export/student.int8.onnx"
+    assert exported["bytes"] == Path(exported["path"]).stat().st_size == exported["int8"]["bytes"]
+    assert exported["int8"]["bytes"] < exported["float32"]["bytes"]
+    whole = json.loads(Path("run/summary.json").read_text())
+    assert exported["float32"]["top1"] == pytest.approx(whole["top1"], abs=0.2)
+    assert exported["int8"]["count"] == whole["count"]
+    assert run(["export", "run", "--format", "onnx-int8"]) == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("float32", "int8", "MB", "ms", "top-1")), printed
+
+
+def test_a_student_is_pushed_to_the_hub_with_a_card_and_no_token_is_written(
+    workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said(capsys, *DISTILL)
+    calls: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setenv("HF_TOKEN", "hf_verysecret")
+
+    class Api:
+        def create_repo(self, **options: Any) -> None:
+            calls.append(("create", options))
+            if options["repo_id"] == "me/refused":
+                raise ConnectionError("401 for hf_verysecret")
+
+        def upload_folder(self, **options: Any) -> None:
+            calls.append(("upload", options))
+
+    client: Any = ModuleType("huggingface_hub")
+    client.HfApi = Api
+    monkeypatch.setitem(sys.modules, "huggingface_hub", client)
+    assert said(capsys, "export", "run", "--push", "me/small")["url"] == "https://huggingface.co/me/small"
+    assert calls[0] == ("create", {"repo_id": "me/small", "private": True, "exist_ok": True})
+    folder = Path(calls[1][1]["folder_path"])
+    assert {path.name for path in folder.iterdir()} == {"README.md", "model.safetensors", "recipe.yaml"}
+    card = (folder / "README.md").read_text()
+    assert all(word in card for word in ("knowledge-distillation", "| student |", "| teacher |", "resnet8", "seed 0"))
+    recipe = (folder / "recipe.yaml").read_text()
+    assert str(workplace) not in recipe + card
+    for path in Path("run").rglob("*"):
+        assert not path.is_file() or b"hf_verysecret" not in path.read_bytes()
+    assert run(["export", "run", "--push", "me/refused"]) == 2
+    error = capsys.readouterr().err
+    assert "hf auth login" in error
+    assert "verysecret" not in error
+    assert run(["export", "run", "--push", "../me"]) == 2
+    assert "OWNER/NAME" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert run(["export", "run", "--push", "me/small"]) == 2
+    assert "stillroom[hub]" in capsys.readouterr().err
 
 
 def test_a_loss_and_a_model_of_ones_own_in_one_file(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

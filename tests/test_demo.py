@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import stillroom.demo
+from processes import fork_python
 from report.browser import Visits, check_page
 from stillroom.cli import run
 from stillroom.study.config import parse_study
@@ -28,6 +29,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[
     shorter["recipe"]["training"]["epochs"] = 2
     shorter["teachers"][0]["set"]["training.epochs"] = 1
     with pytest.MonkeyPatch.context() as patch:
+        fork_python(patch)
         patch.setattr(stillroom.demo, "_STUDY", shorter)
         patch.setattr(stillroom.demo, "engine_maker", lambda *_: lambda folder, threads: InProcessEngine())
         printed: list[str] = []
@@ -67,7 +69,7 @@ def test_the_planted_fault_is_found_where_it_is_and_nothing_else(demo: tuple[Pat
 def test_the_readme_shows_what_an_audit_of_the_script_prints(demo: tuple[Path, dict[str, Any]]) -> None:
     (problem,) = demo[1]["problems"]
     readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    block = readme.split("$ stillroom audit faulty_distillation.py\n")[1].split("```")[0]
+    block = readme.split("$ stillroom audit demo/faulty_distillation.py\n")[1].split("```")[0]
     shown = f"problem {problem['check']} {problem['location']}: {problem['summary']} → {problem['remedy']['words']}"
     assert " ".join(block.split()) == shown
 

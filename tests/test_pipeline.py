@@ -11,11 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+from stillroom import pipeline
 from stillroom.cli import run
 from stillroom.models import external
 from stillroom.models.config import ModelConfig
 from stillroom.models.registry import build
 from stillroom.models.weights import save_weights
+from stillroom.run.duration import Speed
 
 MODELS = ["--teacher", "resnet8", "--student", "mlp", "--image-size", "8", "--epochs", "1"]
 
@@ -51,7 +53,14 @@ def test_a_folder_of_photos_becomes_a_student_and_its_recipe_makes_it_again(
     results = json.loads(printed.out)
     assert set(results["runs"]) == {"teacher", "labels", "distilled"}
     assert (out / "report.html").is_file()
-    assert found["distilled"]["data"]["train"] == found["distilled"]["data"]["test"] == 30
+    splits = {name: found["distilled"]["data"][name] for name in ("train", "validation", "test")}
+    assert splits == {"train": 27, "validation": 3, "test": 30}, "a part is kept to measure on along the way"
+    lines = [json.loads(line)["split"] for line in (out / "distilled" / "metrics.jsonl").read_text().splitlines()]
+    assert (lines.count("validation"), lines.count("test")) == (1, 1)
+    page = (out / "report.html").read_text()
+    assert "What to try next" in page
+    assert "Latency was not measured" not in page
+    assert "plan: about" in printed.err
     assert found["distilled"]["hashes"] == found["labels"]["hashes"], "an equal comparison"
     assert len((out / "distilled" / "metrics.jsonl").read_text().splitlines()) > 1, "the override holds"
     assert run(["distill", str(out / "distilled" / "recipe.yaml"), "--out", str(tmp_path / "again")]) == 0
@@ -60,6 +69,28 @@ def test_a_folder_of_photos_becomes_a_student_and_its_recipe_makes_it_again(
     before = (out / "distilled" / "student.safetensors").stat().st_mtime_ns
     distil(tmp_path / "photos", out, "training.log_every=1")
     assert (out / "distilled" / "student.safetensors").stat().st_mtime_ns == before
+
+
+def test_without_epochs_as_many_are_done_as_fit_and_a_second_start_keeps_to_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = write_photos(tmp_path / "photos", "train", "test")
+    speeds = {"resnet8": Speed(answer=1.0, learn=3.0), "mlp": Speed(answer=0.0, learn=1.0)}
+    monkeypatch.setattr(pipeline, "measure_speed", lambda config, *args, learns: speeds[config.name])
+    monkeypatch.setattr(pipeline, "measure_reading", lambda *args: 0.0)
+    command = ["distill", "--data", str(photos), *MODELS[:-2], "--out", str(tmp_path / "out"), "training.threads=1"]
+    assert run([*command, "--minutes", "20.5"]) == 0
+    plan = json.loads((tmp_path / "out" / "plan.json").read_text())
+    # 27 images: 84 s an epoch for the teacher, 27 for each student; 30 s for its answers to each of 4 views.
+    assert (plan["teacher_epochs"], plan["student_epochs"]) == (4, 5)
+    assert plan["seconds"] == 4 * 84 + 30 + 4 * 30 + 60 + 2 * 5 * 27 + 200
+    for name, epochs in (("teacher", 4), ("labels", 5), ("distilled", 5)):
+        assert json.loads((tmp_path / "out" / name / "summary.json").read_text())["epochs"] == epochs
+    printed = capsys.readouterr().err
+    assert "teacher 4 epochs" in printed
+    assert "--epochs 10" in printed
+    assert run([*command, "--minutes", "60"]) == 0, "the folder's own plan"
+    assert run(["distill", "--data", str(photos), *MODELS, "--minutes", "3"]) == 2
 
 
 def test_class_folders_alone_keep_a_part_of_each_class_for_the_test(
@@ -83,6 +114,24 @@ def test_a_teacher_that_knows_the_classes_is_taken_and_another_is_tuned(
     printed = capsys.readouterr()
     assert set(json.loads(printed.out)["runs"]) == runs
     assert ("is for other classes" in printed.err) == ("teacher" in runs)
+    assert ("a new last layer on the model's features" in printed.err) == ("teacher" in runs)
+    assert (tmp_path / "out" / "teacher-start.safetensors").exists() == ("teacher" in runs)
+
+
+def test_images_whose_names_begin_with_their_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_photos(tmp_path / "photos")
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in sorted((tmp_path / "photos").glob("*/*")):
+        path.rename(flat / f"{path.parent.name}_{path.name}")
+    command = ["distill", "--data", str(flat), *MODELS, "--out", str(tmp_path / "out")]
+    assert run(command) == 2
+    assert "data.class_from=file_name" in capsys.readouterr().err
+    found = distil(flat, tmp_path / "out", "data.class_from=file_name")
+    assert (found["labels"]["data"]["classes"], found["labels"]["data"]["test"]) == (3, 6)
+    (flat / "0123.png").write_bytes(next(flat.iterdir()).read_bytes())
+    assert run([*command, "data.class_from=file_name"]) == 2
+    assert "0123.png" in capsys.readouterr().err
 
 
 def test_options_of_a_library_models_size() -> None:
@@ -105,6 +154,41 @@ def test_weights_that_cannot_be_fetched_say_how_to_bring_them(
     assert "--pretrained" in error
     assert "timm.create_model('resnet18', pretrained=True)" in error
     assert "--teacher-weights" in error
+
+
+def test_a_recipe_may_ask_for_published_weights_which_are_fetched_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import timm
+
+    asked = []
+    make = timm.create_model
+
+    def fetch(name: str, *, pretrained: bool = False, **options: Any) -> torch.nn.Module:
+        asked.append(pretrained)
+        if pretrained and name == "resnet18":
+            raise OSError("no route to host")
+        return make(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", fetch)
+    monkeypatch.setenv("STILLROOM_CACHE", str(tmp_path / "cache"))
+    photos = write_photos(tmp_path / "photos", "train", "test")
+    content = {
+        "data": {"path": str(photos), "image_size": 32},
+        "student": {"name": "timm:test_resnet", "weights": "pretrained", "head": "new"},
+        "training": {"steps": 1},
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(content))
+    for out in ("one", "two"):
+        assert run(["train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / out)]) == 0
+        assert "published weights of timm:test_resnet, SHA-256" in capsys.readouterr().err
+    assert asked.count(True) == 1
+    assert (
+        run(["train", str(tmp_path / "recipe.yaml"), "student.name=timm:resnet18", "--out", str(tmp_path / "x")]) == 2
+    )
+    error = capsys.readouterr().err
+    assert "student.weights: the weights of timm:resnet18 could not be fetched" in error
+    assert "pretrained=True" in error
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import pkgutil
 import re
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -13,6 +16,9 @@ import yaml
 
 from stillroom.cli import add_commands
 from stillroom.cli.app import app
+from stillroom.errors import BadInput
+from stillroom.recipe import apply_override, parse_recipe
+from stillroom.study.config import parse_study
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -44,31 +50,75 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
-RUNNABLE = ["start/loop.md", "start/python.md", "how-to/add-a-loss.md"]
+def blocks(page: Path, language: str) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    return [text for name, text in found if name == language]
 
 
-@pytest.mark.parametrize("name", RUNNABLE)
+# What a page leaves to its reader.
+GIVEN = {"CONTRIBUTING.md": "from losses.tester import LossTester\nplain_logit_l1 = None\n"}
+WITH_PYTHON = [page for page in PAGES if page.name != "README.md" and blocks(page, "python")]
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_python_of_a_page_runs(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    page = (ROOT / "docs" / name).read_text()
     names: dict[str, object] = {}
-    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+    for block in [GIVEN.get(page.name, ""), *blocks(page, "python")]:
         # As a script has it: without this file's own future imports.
-        exec(compile(block, name, "exec", dont_inherit=True), names)
-    for printed in re.findall(r"(?:It prints|It names two:) `(\[.*?\])`", page):
-        assert printed in capsys.readouterr().out
+        exec(compile(block, page.name, "exec", dont_inherit=True), names)
+    printed = capsys.readouterr().out
+    for shown in re.findall(r"It prints `(\[.*?\])`", page.read_text()):
+        assert shown in printed.splitlines()
+
+
+# A recipe and what blocks that show a part of one leave out.
+RECIPE: dict[str, Any] = {
+    "student": {"name": "resnet8"},
+    "teacher": {"name": "resnet20", "weights": "teacher.safetensors"},
+    "losses": [{"name": "cross_entropy"}, {"name": "kl"}],
+}
+
+
+def alternatives(block: str) -> list[dict[str, Any]]:
+    """The mappings of a block of YAML, which may show a key in several ways, one below the other."""
+    parts = re.split(r"^(?=\w)", re.sub(r"^#.*\n", "", block, flags=re.MULTILINE), flags=re.MULTILINE)
+    held = [yaml.safe_load(part) for part in parts if part.strip()]
+    keys = [key for part in held for key in part]
+    if len(set(keys)) == len(keys):
+        return [{key: value for part in held for key, value in part.items()}]
+    return held
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page, "yaml")], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_the_recipes_of_a_page_are_valid(page: Path) -> None:
+    for block in blocks(page, "yaml"):
+        for shown in alternatives(block):
+            if "methods" in shown:
+                parse_study({**shown, "recipe": RECIPE})
+            else:
+                without = {"teacher"} if "teachers" in shown else set()
+                parse_recipe({key: value for key, value in RECIPE.items() if key not in without} | shown)
+
+
+def commands_of(page: Path) -> list[tuple[str, str]]:
+    """(command, what follows) of each call of the command line in a page, in blocks and within lines."""
+    text = page.read_text()
+    lines = re.findall(r"^(?:\$ )?stillroom ([a-z-]+)(.*)$", "\n".join(blocks(page, "")), re.MULTILINE)
+    return lines + re.findall(r"`stillroom ([a-z-]+)([^`\n]*)`", text)
 
 
 def test_commands_and_options_that_the_pages_name_exist() -> None:
     add_commands()
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    unknown = []
+    unknown, seen = [], 0
     for page in PAGES:
-        blocks = re.findall(r"```(?:\w*)\n(.*?)```", page.read_text(), re.DOTALL)
-        lines = re.findall(r"^(?:\$ )?stillroom ([a-z-]+)(.*)$", "\n".join(blocks), re.MULTILINE)
-        for name, rest in lines:
+        for name, rest in commands_of(page):
+            seen += 1
             if name not in commands:
                 unknown.append(f"{page.name}: {name}")
                 continue
@@ -77,7 +127,31 @@ def test_commands_and_options_that_the_pages_name_exist() -> None:
             ours = re.split(r"#|\.py\b(?!:)", rest)[0]
             options = re.findall(r"(?<=\s)--[a-z-]+", ours)
             unknown += [f"{page.name}: {name} {option}" for option in options if option not in known]
+    assert seen > 100
     assert not unknown
+
+
+def test_changes_of_recipes_that_the_pages_name_are_valid() -> None:
+    seen, refused = 0, []
+    for page in PAGES:
+        for name, rest in commands_of(page):
+            if name not in ("train", "distill", "diagnose", "dissect", "incremental"):
+                continue
+            words = shlex.split(rest, comments=True)
+            changes = [word for word in words if re.fullmatch(r"[a-z_]+(\.[\w.]+)?=.+", word) and "…" not in word]
+            files = [word for word in words if word.endswith(".yaml") and (ROOT / word).is_file()]
+            content = yaml.safe_load((ROOT / files[0]).read_text()) if files else copy.deepcopy(RECIPE)
+            if any("label_columns" in change for change in changes):
+                content["data"] = {"path": "photos"}
+            try:
+                for change in changes:
+                    apply_override(content, change)
+                parse_recipe(content)
+            except BadInput as error:
+                refused.append(f"{page.name}: {name}{rest}: {error}")
+            seen += len(changes)
+    assert seen > 20
+    assert not refused
 
 
 def test_every_page_is_in_the_site() -> None:

@@ -43,6 +43,7 @@ from stillroom.report.study.page import rewrite_run_page, write_run_pages, write
 from stillroom.run.components import RunComponents, RunObjects
 from stillroom.run.export import evaluate_model, export_run, load_student
 from stillroom.run.fidelity.mapping import map_fidelity
+from stillroom.run.hub import push_run
 from stillroom.run.latency import measure_latency
 from stillroom.run.records import load_run_recipe, output_folder
 from stillroom.run.run import execute
@@ -63,6 +64,8 @@ from stillroom.teachers.config import TeacherConfig
 from stillroom.train.device import exact_float32
 from stillroom.train.optimisation import OwnOptimisation, Parameters
 from stillroom.train.recorders import StepHook, StepInfo, as_hooks
+
+ExportForm = Literal["safetensors", "onnx", "onnx-int8", "pt2"]
 
 
 @dataclass(frozen=True)
@@ -122,11 +125,13 @@ class DistillResult:
         config = ModelConfig(name=self.prepared.name, preprocess=self.prepared.preprocess_config or "none")
         return evaluate_model(config, images, model=self.student)
 
-    def export(
-        self, form: Literal["safetensors", "onnx", "pt2"] = "safetensors", out: str | Path | None = None, **options: Any
-    ) -> dict[str, Any]:
+    def export(self, form: ExportForm = "safetensors", out: str | Path | None = None, **options: Any) -> dict[str, Any]:
         """Write the student to a file; see :func:`export`."""
         return export(self, form, out, **options)
+
+    def push_to_hub(self, name: str, *, private: bool = True) -> dict[str, Any]:
+        """Upload weights, recipe and a model card to the Hugging Face hub; see :func:`stillroom.run.hub.push_run`."""
+        return push_run(self.path, name, private=private)
 
     def diagnose(self, **options: Any) -> Diagnosis:
         """Say what is wrong with the run, the teacher's input included; see :func:`diagnose`."""
@@ -216,6 +221,7 @@ def distill(
     student_preprocess: str | dict[str, Any] | None = None,
     teacher_options: Mapping[str, Any] | None = None,
     unlabelled: Any = None,
+    validation: Dataset[Any] | None = None,
     task: Task | None = None,
     training: dict[str, Any] | None = None,
     optimizer: Callable[[Parameters], torch.optim.Optimizer] | None = None,
@@ -262,6 +268,8 @@ def distill(
         unlabelled: further training images, without labels, of the form of those of ``train``: a tensor [N, …], or
             images one after another. The losses that read labels leave them out, and those that ``train`` gives with
             the label None.
+        validation: dataset of (image, label) that is measured after each epoch; ``test`` is then looked at once, at the
+            end, and ``training={"patience": 3}`` may stop early.
         task: what the labels are: ``"single_label"`` (a class number), ``"multi_label"`` (0 or 1 for each class) or
             ``"regression"`` (floats). Left out: what they look like, which a line says.
         training: further options of ``training``, such as ``{"precision": "float32", "ema": 0.999}``.
@@ -297,7 +305,7 @@ def distill(
     >>> run.summary["steps"], run.summary["teachers"]["teacher"]["parameters"]
     (2, 2212)
     """
-    data = _pair(train, test, unlabelled, task)
+    data = _pair(train, test, unlabelled, task, validation)
     if losses is None:
         losses = default_losses(data.train.task, teacher=teacher is not None)
     terms, own_hooks = as_losses(losses), as_hooks(hooks)
@@ -461,7 +469,7 @@ def evaluate(
 
 def export(
     run: DistillResult | str | Path,
-    form: Literal["safetensors", "onnx", "pt2"] = "safetensors",
+    form: ExportForm = "safetensors",
     out: str | Path | None = None,
     *,
     pixels: bool = False,
@@ -470,7 +478,8 @@ def export(
 
     Args:
         run: a run, or its folder; a graph of a run made in Python needs the run itself, or :func:`load_run`.
-        form: ``safetensors`` (weights), ``onnx``, or ``pt2`` (a program of ``torch.export``).
+        form: ``safetensors`` (weights), ``onnx``, ``onnx-int8`` (weights of 8 bits, measured against ``onnx``),
+            or ``pt2`` (a program of ``torch.export``).
         out: the file; left out: in the run's ``export/``.
         pixels: let the graph take uint8 images and preprocess them.
 
@@ -727,14 +736,23 @@ def _choices(place: str, images: ImageSet) -> str:
     return f"what the {place} takes, as the images are bytes: {choices}; or give floats, which go in as they are"
 
 
-def _pair(train: Dataset[Any], test: Dataset[Any], unlabelled: Any, task: Task | None = None) -> DataPair:
+def _pair(
+    train: Dataset[Any],
+    test: Dataset[Any],
+    unlabelled: Any,
+    task: Task | None = None,
+    validation: Dataset[Any] | None = None,
+) -> DataPair:
     learned = from_dataset(train, name="train", field="train", views=True, task=task)
     # Of test images alone 0.0 and 1.0 may be numbers, too.
     seen = learned.task if learned.labelled and learned.task != "single_label" else task
     data = make_pair(learned, from_dataset(test, name="test", field="test", task=seen))
-    if unlabelled is None:
-        return data
-    return DataPair(add_unlabelled(data.train, from_images(unlabelled, field="unlabelled")), data.test)
+    learned, held = data.train, None
+    if validation is not None:
+        held = make_pair(learned, from_dataset(validation, name="validation", field="validation", task=seen)).test
+    if unlabelled is not None:
+        learned = add_unlabelled(learned, from_images(unlabelled, field="unlabelled"))
+    return DataPair(learned, data.test, held)
 
 
 def _images(data: Dataset[Any] | str | Path, split: str, task: Task | None = None) -> ImageSet:

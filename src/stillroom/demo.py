@@ -25,7 +25,8 @@ _PACKAGED = "faulty_distillation.txt"
 # Chosen so that a teacher matters: it saw 1,297 digits, the student may see 100. The task was chosen on seeds 10 to 14.
 _STUDY: dict[str, Any] = {
     "name": "demo",
-    "question": "A teacher learned from all 1,297 digits; its student may see 100 of them. Does the teacher help?",
+    "question": "A teacher learned from all 1,297 digits; its student may see 100 of them. Does the teacher help? (The "
+    "task was chosen so that it can: a demonstration, not evidence about other data.)",
     "seeds": [0, 1, 2, 3, 4],
     "baseline": "labels",
     "recipe": {

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
+import torch
 
 from stillroom.data.config import IMAGE_FILES, SIZED, DataConfig
 from stillroom.data.hub import find_data
@@ -16,7 +18,8 @@ from stillroom.data.image_folder import TEST_ALTERNATIVES, USUAL_SPLITS, class_f
 from stillroom.data.image_table import table_splits
 from stillroom.data.images import DataPair
 from stillroom.data.parquet import parquet_splits
-from stillroom.data.sources import detect_layout, load, parse_data_argument
+from stillroom.data.reading import list_folder
+from stillroom.data.sources import detect_layout, load, parse_data_argument, take_validation
 from stillroom.errors import BadInput
 from stillroom.files import CHECKSUMS, is_partial, write_bytes
 from stillroom.losses.registry import default_losses
@@ -27,12 +30,22 @@ from stillroom.observer import Observer
 from stillroom.recipe import Recipe, apply_override, parse_recipe
 from stillroom.report.run.page import write_report
 from stillroom.run.components import InputFacts, build_components, build_model
+from stillroom.run.duration import Speed, measure_reading, measure_speed
+from stillroom.run.latency import measure_latency
+from stillroom.run.linear_head import fit_head
 from stillroom.run.run import Finished, execute
+from stillroom.schema.base import read_json, write
+from stillroom.schema.run import PLAN, RunPlan
 from stillroom.tasks import TASK_INFO, Measure, Task
+from stillroom.train.device import resolve_device, resolve_threads
+from stillroom.wording import counted
 
 TEACHER, LABELS, DISTILLED = "teacher", "labels", "distilled"
-PAGE, PRETRAINED = "report.html", "pretrained.safetensors"
-_HELD_OUT = 0.2
+PAGE, PRETRAINED, STARTED = "report.html", "pretrained.safetensors", "teacher-start.safetensors"
+# Shares of the training images: for the test where there is no other, and to measure along the way, from so many
+# images of each class on.
+_HELD_OUT, _VALIDATION, _LEAST_OF_A_CLASS = 0.2, 0.1, 10
+_EPOCHS = 10
 # Side of images for models of our own, which take any.
 _OWN_SIZE = 64
 _TITLES = {
@@ -52,7 +65,8 @@ class Request:
     teacher_weights: str | None = None  # a file of weights; where its last layer is for other classes it is fine-tuned
     pretrained: bool = False  # fetch the teacher's published weights
     image_size: int | None = None  # side in pixels; None takes the models' own
-    epochs: int = 10  # of each run
+    epochs: int | None = None  # of each run; None: up to 10, as many as fit
+    minutes: float = 10.0  # that the whole may take, where no epochs are given
     seed: int = 0
     overrides: tuple[str, ...] = ()  # changes of every recipe, ``key.path=value``
 
@@ -71,7 +85,7 @@ def run_request(request: Request, out: Path, observer: Observer, say: Callable[[
     began = time.perf_counter()
     if request.pretrained and request.teacher_weights is not None:
         raise BadInput("--pretrained", True, "either it or --teacher-weights")
-    known = {*_TITLES, PAGE, PRETRAINED, CHECKSUMS}
+    known = {*_TITLES, PAGE, PRETRAINED, STARTED, PLAN, CHECKSUMS}
     if out.exists() and (not out.is_dir() or not {i.name for i in out.iterdir() if not is_partial(i)} <= known):
         raise BadInput("--out", str(out), "a new or empty folder, or one that this command began")
     config = _data(request, say)
@@ -79,39 +93,62 @@ def run_request(request: Request, out: Path, observer: Observer, say: Callable[[
     if request.pretrained:
         weights = str(out / PRETRAINED)
         if not Path(weights).exists():
-            write_bytes(Path(weights), safetensors.torch.save(pretrained_state(request.teacher)), checksum=True)
+            state = pretrained_state(request.teacher, "--pretrained", "--teacher-weights")
+            write_bytes(Path(weights), safetensors.torch.save(state), checksum=True)
     # Read once for all runs; the overrides hold for what is read, too.
     data = load(_recipe(request, config, "", {"name": request.student}).data)
-    recipes = _recipes(request, config, data, weights, out, say)
+    _try_models(request, config, data.train)
+    config, data = _with_validation(request, config, data, say)
+    teacher = _teacher(request, data, weights)
+    plan = _plan(request, config, data, teacher, out, began, say)
+    recipes = _recipes(request, config, data, teacher, plan, out, observer, say)
     finished: dict[str, Finished] = {}
     for place, (name, recipe) in enumerate(recipes.items(), start=1):
         say(f"{place}/{len(recipes)}  {_TITLES[name]}")
         components = build_components(recipe, data)
         finished[name] = execute(recipe, out / name, resume=True, observer=observer, components=components)
-    page = write_report([finished[DISTILLED].path, finished[LABELS].path], out / PAGE)
+    say("timing teacher and student")
+    measure_latency(finished[DISTILLED].path)
     summaries = {name: run.summary for name, run in finished.items()}
+    steps = _next(out, summaries)
+    page = write_report([finished[DISTILLED].path, finished[LABELS].path], out / PAGE, steps)
     return {
         "runs": {name: str(run.path) for name, run in finished.items()},
         "report": str(page),
         "seconds": round(time.perf_counter() - began, 1),
         "conclusion": _conclusion(summaries),
-        "next": _next(out, summaries),
+        "next": [f"{why:37}{command}" if command else why for why, command in steps],
     }
+
+
+def _try_models(request: Request, config: DataConfig, facts: InputFacts) -> None:
+    """Make each model once: a misspelt student is not to be found when its teacher has been trained."""
+    for option, name in (("--teacher", request.teacher), ("--student", request.student)):
+        try:
+            with torch.random.fork_rng(devices=[]):
+                build_model(_recipe(request, config, "", {"name": name}).student, facts, "student")
+        except BadInput as error:
+            if error.field == "student.name":
+                raise BadInput(option, error.value, error.expected) from None
+            raise
 
 
 def _data(request: Request, say: Callable[[str], None]) -> DataConfig:
     """The data options: layout, splits, the side that image files are brought to."""
     folder = find_data(request.data, "--data")
-    splits = _splits(folder) if folder.is_dir() else None
+    by_name = "data.class_from=file_name" in request.overrides
+    splits = _splits(folder, by_name) if folder.is_dir() else None
     if splits is None:
         config = parse_data_argument(request.data)
         there = table_splits(folder) if config.source == "csv" else parquet_splits(folder) if folder.is_dir() else {}
         splits = _usual_splits(there)
     else:
-        config = DataConfig(source="folders", path=request.data)
+        config = DataConfig(source="folders", path=request.data, class_from="file_name" if by_name else "folder")
     if splits is not None:
-        train, test = splits
+        train, test, validation = splits
         config = config.model_copy(update={"train_split": train, "test_split": test or "test"})
+        if validation is not None:
+            config = config.model_copy(update={"validation": validation})
         if test is None:
             config = config.model_copy(update={"holdout": _HELD_OUT})
             say(f"no test split in {request.data}: {_HELD_OUT:.0%} of its images are kept for the test")
@@ -130,61 +167,232 @@ def _data(request: Request, say: Callable[[str], None]) -> DataConfig:
     )
 
 
-def _splits(folder: Path) -> tuple[str, str | None] | None:
-    """The names of the training and the test split, in whatever case; None of what is no folder of image files.
+def _splits(folder: Path, by_name: bool) -> tuple[str, str | None, str | None] | None:
+    """The training, test and validation split, in whatever case; None of what is no folder of image files.
 
     The folder itself, ``.``, is the training split where its class folders lie right below.
     """
+    if by_name:
+        names = [path.name for path in list_folder(folder) if path.is_dir() and path.name.lower() in USUAL_SPLITS]
+        return _usual_splits(names) or (".", None, None)
     found = {name.lower(): name for name in image_splits(folder)}
     if "train" not in found or not set(found) <= set(USUAL_SPLITS):
         # One folder of images next to a list of them is no class.
         classes = class_folders(folder)
         listed = len(classes) < 2 and table_splits(folder)
-        return (".", None) if classes and not listed and not image_splits(folder, USUAL_SPLITS) else None
+        return (".", None, None) if classes and not listed and not image_splits(folder, USUAL_SPLITS) else None
     if detect_layout(folder, "--data", found.values()) != "folders":
         return None
     return _usual_splits(found.values())
 
 
-def _usual_splits(names: Iterable[str]) -> tuple[str, str | None] | None:
-    """Of splits, in whatever case, that to learn from and that to test on; None where none is called train."""
+def _usual_splits(names: Iterable[str]) -> tuple[str, str | None, str | None] | None:
+    """Of splits, in whatever case, those to learn from, to test on and to measure along the way on.
+
+    None where none is called train; a validation split is the test split where there is no other.
+    """
     found = {name.lower(): name for name in names}
     if "train" not in found:
         return None
-    return found["train"], next((found[name] for name in ("test", *TEST_ALTERNATIVES) if name in found), None)
+    others = [found[name] for name in ("test", *TEST_ALTERNATIVES) if name in found]
+    return found["train"], others[0] if others else None, others[1] if len(others) > 1 else None
 
 
 def _image_size(name: str) -> int:
     return default_image_size(name) if is_external(name) else _OWN_SIZE
 
 
+def _with_validation(
+    request: Request, config: DataConfig, data: DataPair, say: Callable[[str], None]
+) -> tuple[DataConfig, DataPair]:
+    """The data with a part of the training images to measure on along the way, so that the test is looked at once."""
+    given = {override.partition("=")[0] for override in request.overrides}
+    if config.validation is not None or given & {"data.validation", "data.labelled", "data.unlabelled"}:
+        return config, data
+    least = int(np.bincount(data.train.strata).min())
+    if least < _LEAST_OF_A_CLASS:
+        say(f"the smallest class has {least} training images: none is kept to measure on along the way")
+        return config, data
+    say(f"{_VALIDATION:.0%} of the training images are kept to measure on along the way")
+    content = {**config.model_dump(exclude_unset=True), "validation": _VALIDATION}
+    return DataConfig.model_validate(content), take_validation(data, _VALIDATION)
+
+
+@dataclass(frozen=True)
+class _Teacher:
+    """The teacher before the first run."""
+
+    config: ModelConfig
+    learns: bool  # whether its classes are not the data's: it is trained first
+    has_weights: bool  # whether it begins with some
+
+
+def _teacher(request: Request, data: DataPair, weights: str | None) -> _Teacher:
+    config = ModelConfig(name=request.teacher, **({"weights": weights} if weights is not None else {}))
+    if weights is None:
+        return _Teacher(config, learns=not brings_weights(request.teacher), has_weights=False)
+    return _Teacher(config, learns=not _knows_classes(config, data.train), has_weights=True)
+
+
+def _plan(
+    request: Request,
+    config: DataConfig,
+    data: DataPair,
+    teacher: _Teacher,
+    out: Path,
+    began: float,
+    say: Callable[[str], None],
+) -> RunPlan:
+    """How many epochs fit into the minutes, from the time that a few images take; says it before the first run."""
+    if (out / PLAN).is_file():
+        before = read_json(RunPlan, out / PLAN)
+        if request.epochs in (None, before.student_epochs):
+            return before
+    example = _recipe(request, config, "", {"name": request.student})
+    training, augmentation, train = example.training, example.data.augmentation, data.train
+    reading = measure_reading(train, augmentation, training)
+    learner = measure_speed(example.student, train, training, "student", learns=True)
+    large = measure_speed(teacher.config, train, training, "teacher", learns=teacher.learns)
+    device = resolve_device(training.device)
+    count = resolve_threads(training.threads)
+    where = counted(count, "CPU thread") if device.type == "cpu" else str(device)
+    fits = teacher.learns and teacher.has_weights
+    costs = _Costs(data, augmentation.different_views, reading, large, learner, fits, where, count)
+    least = 0 if costs.fits and train.task == "single_label" else 1
+    if not teacher.learns:
+        choices = [(0, epochs) for epochs in range(_EPOCHS, 0, -1)]
+    else:
+        # The same for all; else the teacher's least, and as many of the student's as there is room for.
+        choices = [(epochs, epochs) for epochs in range(_EPOCHS, 0, -1)]
+        choices += [(least, epochs) for epochs in range(_EPOCHS, 0, -1)]
+    if request.epochs is not None:
+        choices = [(request.epochs * teacher.learns, request.epochs)]
+    limit = _MARGIN * 60 * request.minutes - (time.perf_counter() - began)
+    chosen = next((pair for pair in choices if costs.seconds(*pair) <= limit), choices[-1])
+    if request.epochs is None and chosen[0] == chosen[1]:
+        larger = [(chosen[0], epochs) for epochs in range(_EPOCHS, chosen[1], -1)]
+        chosen = next((pair for pair in larger if costs.seconds(*pair) <= limit), chosen)
+    seconds = costs.seconds(*chosen)
+    plan = RunPlan(teacher_epochs=chosen[0], student_epochs=chosen[1], seconds=round(seconds, 1))
+    write(out / PLAN, plan)
+    for line in _plan_lines(request, config, teacher, costs, plan, limit):
+        say(line)
+    return plan
+
+
+# Of the minutes: an estimate is not exact.
+_MARGIN = 0.85
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """Seconds of the parts of the work."""
+
+    data: DataPair
+    views: int  # of each image; 0: a new one each epoch
+    reading: float  # and augmenting an image
+    teacher: Speed
+    student: Speed
+    fits: bool  # whether the teacher's last layer is fitted first
+    where: str  # what it is measured on
+    threads: int
+
+    def teacher_epochs(self, epochs: int) -> float:
+        fitted = self.fits * len(self.data.train) * self.teacher.answer
+        return fitted + epochs * self._epoch(self.teacher) + bool(epochs) * len(self.data.test) * self.teacher.answer
+
+    def answers(self, epochs: int) -> float:
+        views = min(self.views or epochs, epochs)
+        images = views * len(self.data.train.parent) + 2 * len(self.data.test)
+        return images * self.teacher.answer + views * len(self.data.train.parent) * self.reading
+
+    def student_epochs(self, epochs: int) -> float:
+        return 2 * (epochs * self._epoch(self.student) + len(self.data.test) * self.student.answer)
+
+    def seconds(self, teacher_epochs: int, student_epochs: int) -> float:
+        parts = self.teacher_epochs(teacher_epochs) + self.answers(student_epochs) + self.student_epochs(student_epochs)
+        # At the end both are timed, on one thread.
+        return parts + _TIMED_IMAGES * (self.teacher.answer + self.student.answer) * self.threads
+
+    def _epoch(self, speed: Speed) -> float:
+        measured = len(self.data.validation or self.data.test)
+        return len(self.data.train) * (speed.learn + self.reading) + measured * speed.answer
+
+
+_TIMED_IMAGES = 200
+
+
+def _plan_lines(
+    request: Request, config: DataConfig, teacher: _Teacher, costs: _Costs, plan: RunPlan, limit: float
+) -> list[str]:
+    first = f"teacher {counted(plan.teacher_epochs, 'epoch')} ({_minutes(costs.teacher_epochs(plan.teacher_epochs))}), "
+    first = first if plan.teacher_epochs else ""
+    lines = [
+        f"plan: about {_minutes(plan.seconds)} on {costs.where}: {first}its answers "
+        f"({_minutes(costs.answers(plan.student_epochs))}), student twice {counted(plan.student_epochs, 'epoch')} "
+        f"({_minutes(costs.student_epochs(plan.student_epochs))})"
+    ]
+    lines[0] = lines[0] if first else lines[0].replace("its answers", "the teacher's answers")
+    if plan.seconds > limit > 0 and request.epochs is None:
+        lines.append(
+            f"that is more than {request.minutes:g} minutes (--minutes): a smaller --image-size or --teacher is faster"
+        )
+    elif request.epochs is None and (plan.student_epochs < _EPOCHS or 0 < plan.teacher_epochs < _EPOCHS):
+        whole = costs.seconds(_EPOCHS * teacher.learns, _EPOCHS)
+        half = f"; half of --image-size {config.image_size} takes a quarter" if config.image_size else ""
+        lines.append(
+            f"as many epochs as fit into --minutes {request.minutes:g}; all {_EPOCHS} take {_minutes(whole)} "
+            f"(--epochs {_EPOCHS}){half}"
+        )
+    return lines
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 99.5 else f"{seconds / 60:.0f} min"
+
+
 def _recipes(
     request: Request,
     config: DataConfig,
     data: DataPair,
-    weights: str | None,
+    teacher: _Teacher,
+    plan: RunPlan,
     out: Path,
+    observer: Observer,
     say: Callable[[str], None],
 ) -> dict[str, Recipe]:
     """The recipe of each step, the teacher's only where it must learn the classes first."""
-    teacher: dict[str, Any] = {"name": request.teacher, **({"weights": weights} if weights is not None else {})}
+    taught = {"name": request.teacher, **({"weights": teacher.config.weights} if teacher.has_weights else {})}
     recipes: dict[str, Recipe] = {}
-    knows = weights is not None and _knows_classes(ModelConfig(**teacher), data.train)
-    if not knows and not (weights is None and brings_weights(request.teacher)):
-        if weights is not None:
-            say(f"the last layer of {weights} is for other classes: it is made anew, and the teacher is fine-tuned")
-            teacher["head"] = "new"
+    epochs = plan.teacher_epochs
+    if teacher.learns:
+        if teacher.has_weights:
+            say(
+                f"the last layer of {teacher.config.weights} is for other classes: it is made anew, and the teacher is "
+                "fine-tuned"
+            )
+            training = _recipe(request, config, "", {"name": request.student}).training
+            fitted = (out / STARTED).is_file()
+            if not fitted and data.train.task == "single_label":
+                fitted = fit_head(teacher.config, data, training, out / STARTED, observer)
+                observer.run_ended()
+            taught |= {"weights": str(out / STARTED)} if fitted else {"head": "new"}
+            epochs = epochs if fitted else max(epochs, 1)
         else:
             say(
                 f"{request.teacher} begins with random weights and learns your images first; --teacher-weights FILE or "
                 "--pretrained begin with better ones"
             )
-        recipes[TEACHER] = _recipe(request, config, f"{request.teacher}, teacher", teacher, tuned=weights is not None)
-        teacher = {"name": request.teacher, "weights": str(out / TEACHER / "student.safetensors")}
-    student = {"name": request.student}
+        if epochs:
+            name = f"{request.teacher}, teacher"
+            recipes[TEACHER] = _recipe(request, config, name, taught, epochs=epochs, tuned=teacher.has_weights)
+            taught = {"name": request.teacher, "weights": str(out / TEACHER / "student.safetensors")}
+    student, epochs = {"name": request.student}, plan.student_epochs
     losses = default_losses(data.train.task, teacher=True)
-    recipes[LABELS] = _recipe(request, config, f"{request.student} from labels", student, teacher)
-    recipes[DISTILLED] = _recipe(request, config, f"{request.student} distilled", student, teacher, losses=losses)
+    recipes[LABELS] = _recipe(request, config, f"{request.student} from labels", student, taught, epochs=epochs)
+    recipes[DISTILLED] = _recipe(
+        request, config, f"{request.student} distilled", student, taught, epochs=epochs, losses=losses
+    )
     return recipes
 
 
@@ -212,6 +420,7 @@ def _recipe(
     student: Mapping[str, Any],
     teacher: Mapping[str, Any] | None = None,
     *,
+    epochs: int = 1,
     losses: Any = None,
     tuned: bool = False,
 ) -> Recipe:
@@ -223,7 +432,7 @@ def _recipe(
         "name": name,
         "data": data.model_dump(mode="json", exclude_unset=True),
         "student": dict(student),
-        "training": {"epochs": request.epochs, **({"optimizer": optimizer} if optimizer else {})},
+        "training": {"epochs": epochs, **({"optimizer": optimizer} if optimizer else {})},
         "seed": request.seed,
         **({"teacher": dict(teacher)} if teacher is not None else {}),
         **({"losses": losses} if losses is not None else {}),
@@ -237,6 +446,10 @@ def _recipe(
     if content["data"].get("task") == "regression" and "optimizer" not in content["training"]:
         # Squared errors have no bound: at the default rate of classes their first steps run away.
         content["training"]["optimizer"] = {"lr": 0.02}
+    changed = {override.partition("=")[0].partition(".")[0] for override in request.overrides}
+    if losses is not None and not changed & {"losses", "cache"} and data.augmentation.different_views:
+        # So that the recipe, run again, asks the teacher nothing.
+        content["cache"] = {"enabled": True}
     return parse_recipe(content)
 
 
@@ -270,24 +483,22 @@ def _level(side: Mapping[str, Any]) -> float:
     return float((side.get("measures") or side)[_measure(side).name])
 
 
-def _next(out: Path, summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What to try next, the most useful first."""
+def _next(out: Path, summaries: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What to try next, the most useful first: why, and a command, or none."""
     labels, distilled = summaries[LABELS], summaries[DISTILLED]
     teacher, measure = _level(distilled["teachers"]["teacher"]), _measure(distilled)
     measure = replace(measure, digits=1) if measure.unit == "%" else measure
-    lines = []
+    lines: list[tuple[str, str]] = []
     if teacher < _level(labels):
         levels = [measure.written(level) for level in (teacher, _level(labels))]
-        lines.append(
-            f"The teacher ({levels[0]}) is weaker than the student from labels ({levels[1]}): begin with "
-            "pretrained weights, or train it for longer (--epochs)."
-        )
-    if _level(distilled) < _level(labels):
-        lines.append(f"Why is the distilled student worse?  stillroom diagnose {out / DISTILLED}")
-    else:
-        lines.append(f"Is anything wrong with the run?      stillroom diagnose {out / DISTILLED}")
-    lines += [
-        f"Take the student along:              stillroom export {out / DISTILLED} --format onnx --pixels",
-        f"Make it again, or change it:         stillroom distill {out / DISTILLED / 'recipe.yaml'} training.epochs=30",
+        why = f"The teacher ({levels[0]}) is weaker than the student from labels ({levels[1]}): begin with pretrained "
+        lines.append((why + "weights, or train it for longer (--epochs).", ""))
+    worse = _level(distilled) < _level(labels)
+    why = "Why is the distilled student worse?" if worse else "Is anything wrong with the run?"
+    recipe = out / DISTILLED / "recipe.yaml"
+    return [
+        *lines,
+        (why, f"stillroom diagnose {out / DISTILLED}"),
+        ("Take the student along:", f"stillroom export {out / DISTILLED} --format onnx --pixels"),
+        ("Make it again, or change it:", f"stillroom distill {recipe} training.epochs=30 --out {out}-longer"),
     ]
-    return lines

@@ -115,6 +115,8 @@ class Recipe(Config):
             raise ValueError(f"no data.task {data.task}: tasks are made of classes of which each image has one")
         if data is not None and (data.labelled is not None or data.unlabelled is not None):
             raise ValueError("neither data.labelled nor data.unlabelled: tasks are made of labels")
+        if data is not None and data.validation is not None:
+            raise ValueError("no data.validation: each task is measured on the test images of its classes")
         if student is not None and isinstance(student.preprocess, PreprocessConfig) and student.preprocess.class_order:
             raise ValueError("no student.preprocess.class_order in the recipe: tasks order the classes")
         if training is not None and training.record_gradient_rescaling:
@@ -289,6 +291,8 @@ def set_value(content: dict[str, Any], key: str, value: Any, shown: object = Non
     for position, part in enumerate(parts[:-1]):
         here = ".".join(parts[: position + 1])
         if isinstance(place, dict):
+            if here == "losses" and place.get(part) is None and whole_number(parts[position + 1]) is None:
+                raise BadInput(key, shown, f"losses in the recipe; it lists none: losses=[{{name: {parts[1]}}}]")
             if place.get(part) is None:
                 place[part] = {}
             place = place[part]

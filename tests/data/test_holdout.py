@@ -15,7 +15,7 @@ from stillroom.data.augmentation import augment
 from stillroom.data.config import AugmentationConfig, DataConfig
 from stillroom.data.images import DataPair, ImageSet, Subset, holdout_mask
 from stillroom.data.loader import BatchLoader
-from stillroom.data.sources import load
+from stillroom.data.sources import load, take_validation
 from stillroom.errors import BadInput
 from stillroom.recipe import parse_recipe
 
@@ -215,3 +215,23 @@ def test_chosen_images_read_like_a_tensor() -> None:
     assert np.array_equal(chosen.read(2), plain[2].numpy())
     held = [ImageSet(each, torch.tensor([0, 1, 0, 1]), ("a", "b"), "x") for each in (chosen, plain)]
     assert held[0].fingerprint == held[1].fingerprint
+
+
+def test_validation_images_are_taken_of_what_is_learned_from() -> None:
+    config = DataConfig(train_limit=200, test_limit=20, holdout=0.25, validation=0.1)
+    three = load(config)
+    two = load(config.model_copy(update={"validation": None}))
+    later = take_validation(two, 0.1)
+    for pair in (three, later):
+        assert pair.validation is not None
+        assert (len(pair.train), len(pair.validation), len(pair.test)) == (135, 15, 50)
+    for name in ("train", "validation", "test"):
+        assert getattr(three, name).fingerprint == getattr(later, name).fingerprint
+    parts = [each.subset_info for each in (three.train, three.validation, three.test) if each is not None]
+    assert sorted(np.concatenate([each.rows for each in parts if each is not None])) == list(range(200))
+
+
+def test_a_share_that_leaves_a_class_nothing_to_learn_from_is_refused() -> None:
+    labels = np.repeat([0, 1, 2], [40, 40, 1])
+    with pytest.raises(BadInput, match=r"data\.validation: got 0\.6; .*'owl' loses its only image"):
+        holdout_mask(labels, 0.6, "data.validation", ("cat", "dog", "owl"))

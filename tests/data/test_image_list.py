@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +18,7 @@ import torch
 from PIL import Image
 
 from stillroom.data.config import DataConfig
+from stillroom.data.hub import find_data
 from stillroom.data.images import DataPair
 from stillroom.data.sources import detect_layout, load, parse_data_argument
 from stillroom.errors import BadInput
@@ -72,8 +75,9 @@ def test_splits_are_files_or_a_column(flat: Callable[..., Path]) -> None:
 
 
 def test_labels_may_be_numbers_or_vectors(flat: Callable[..., Path]) -> None:
-    numbered = pair(flat("file,name,number", ",{row}"), label_column="number", holdout=0.25).train.parent
-    assert (numbered.labels.tolist(), numbered.num_classes) == (list(range(8)), 8)
+    rows = [0, 1, 2, 3, 0, 1, 2, 3]
+    numbered = pair(flat("file,name,number", ",{row}", rows=rows), label_column="number", holdout=0.25).train.parent
+    assert (numbered.labels.tolist(), numbered.num_classes) == (rows, 4)
     folder = flat("file,name,a,b", ",{row},{row}.5")
     vectors = pair(folder, task="regression", label_columns=("a", "b"), holdout=0.25).train.parent
     assert (vectors.task, vectors.class_names, vectors.labels[3].tolist()) == ("regression", ("a", "b"), [3.0, 3.5])
@@ -148,6 +152,37 @@ def test_a_folder_of_save_to_disk_is_read(tmp_path: Path, tables: dict[str, pa.T
         pair(folder)
 
 
+def test_of_two_that_fetch_at_once_the_second_waits_for_the_first(
+    tmp_path: Path, tables: dict[str, pa.Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STILLROOM_CACHE", str(tmp_path / "cache"))
+    asked: list[str] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        def save_to_disk(self, folder: str) -> None:
+            begun.set()
+            assert go_on.wait(10)
+            save(Path(folder), tables)
+
+    def load_dataset(name: str, config: str | None, revision: str | None) -> Slow:
+        asked.append(name)
+        return Slow()
+
+    module: Any = ModuleType("datasets")
+    module.load_dataset = load_dataset
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(find_data, "hf:me/pets")
+        assert begun.wait(10)
+        second = pool.submit(find_data, "hf:me/pets")
+        with pytest.raises(TimeoutError):
+            second.result(0.2)
+        go_on.set()
+        assert first.result(10) == second.result(10)
+    assert asked == ["me/pets"]
+
+
 def test_a_dataset_of_the_hub_is_fetched_once(
     tmp_path: Path, tables: dict[str, pa.Table], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,7 +209,8 @@ def test_a_dataset_of_the_hub_is_fetched_once(
     assert asked == [("me/pets", "small", "v1")]
     with pytest.raises(BadInput, match=r"got 'hf:nobody/pets'; .*save_to_disk.*no network"):
         load(DataConfig(path="hf:nobody/pets"))
-    assert [path.name for path in (tmp_path / "cache" / "hub").iterdir()] == ["me--pets--small--v1"]
+    kept = [path.name for path in (tmp_path / "cache" / "hub").iterdir() if path.is_dir()]
+    assert kept == ["me--pets--small--v1"], "nothing is left of what failed"
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(BadInput, match=r"stillroom\[hf\]"):
         load(DataConfig(path="hf:other"))

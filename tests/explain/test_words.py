@@ -77,3 +77,4 @@ def test_the_page_escapes_words(tmp_path: Path) -> None:
     page = write_word_explanation(tmp_path).read_text()
     assert '<span class="more3" title="+0.90 nats">&lt;script&gt;</span>' in page
     assert "That is more than of the same student from labels" in page
+    assert '<tr><th scope="row">&lt;script&gt;</th><td>+0.90 nats</td><td>+0.50 nats</td></tr>' in page, "as numbers"

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
+from losses.pairs import shared_context
 from losses.tester import (
     DRAWN,
     MAPS,
@@ -1137,6 +1138,14 @@ def test_attention_maps_of_other_numbers_of_heads_are_refused() -> None:
     MiniLM().setup(context)
     with pytest.raises(BadInput, match="Sequential, has none"):
         MiniLM().setup(small_setup_context())
+
+
+@pytest.mark.parametrize("kind", [MiniLM, AttentionMaps])
+def test_attention_of_our_vision_transformer_is_found(kind: type[Loss[Any]]) -> None:
+    loss = kind(taps="all")
+    loss.setup(shared_context("vit", "vit"))
+    assert [student.name for _, student in loss.pairs] == ["blocks.0.attention", "blocks.1.attention"]
+    assert loss.requires.student_features[0].startswith("blocks.0.attention.query")
 
 
 class TestSimKD(LossTester):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 from stillroom.cli import run
 from stillroom.errors import BadInput
+from stillroom.models import external
 from stillroom.models.config import ModelConfig
 from stillroom.models.reader import TapReader
 from stillroom.models.registry import build
@@ -110,3 +112,16 @@ def test_the_size_of_the_images_reaches_those_that_ask_and_the_seed_sets_the_wei
 def test_the_command_pairs_a_library_s_model_with_one_of_the_zoo(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["taps", "timm:resnet10t", "resnet8", "--image-size", "32", "--json"]) == 0
     assert '"pairs": [{"teacher":' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["_C.so", "_C_stable.so"])
+def test_the_extension_of_torchvision_is_found_under_either_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr(torch.ops, "load_library", loaded.append)
+    assert not external._extension_loads(tmp_path)
+    (tmp_path / name).touch()
+    (tmp_path / "_C_notes.txt").touch()
+    assert external._extension_loads(tmp_path)
+    assert loaded == [str(tmp_path / name)]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ EXECUTABLES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-s
 ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
+    "--process-per-site",  # pages of one context share a process
     "--js-flags=--max-lazy",  # compiles of plotly what a page calls
     "--disable-background-networking",
     "--disable-component-update",
@@ -115,6 +118,25 @@ class Watched:
         assert wide[1] > 760 or not cut, f"cut off: {cut}"
 
 
+@functools.cache
+def _axe() -> str:
+    """The source of axe-core, or the test is skipped."""
+    pytest.importorskip("axe_playwright_python")
+    return files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+
+
+def assert_accessible(page: Any, within: str) -> None:
+    """In a part of a page, as it is, axe finds no violation of WCAG 2.1, levels A and AA: contrast, names, roles."""
+    if not page.evaluate("'axe' in globalThis"):
+        page.evaluate(_axe())
+    found = page.evaluate(
+        """(within) => axe.run(within, {resultTypes: ["violations"], runOnly: ["wcag2a", "wcag2aa", "wcag21aa"]})
+            .then(({violations}) => violations.flatMap(({id, nodes}) => nodes.map((one) => `${id}: ${one.html}`)))""",
+        within,
+    )
+    assert not found, "\n".join(each[:300] for each in found[:20])
+
+
 @contextmanager
 def opened(browser: Any, path: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> Iterator[Watched]:
     """Open a file in a fresh context and watch it.
@@ -126,6 +148,14 @@ def opened(browser: Any, path: Path, *, width: int = 1280, height: int = 900, da
         height: of the window, in CSS pixels.
         dark: whether the reader prefers a dark theme.
     """
+    context = _new_context(browser, width, height, dark)
+    try:
+        yield _watch(context.new_page(), path, width, dark)
+    finally:
+        context.close()
+
+
+def _new_context(browser: Any, width: int, height: int, dark: bool) -> Any:
     context = browser.new_context(
         viewport={"width": width, "height": height},
         color_scheme="dark" if dark else "light",
@@ -133,27 +163,29 @@ def opened(browser: Any, path: Path, *, width: int = 1280, height: int = 900, da
         accept_downloads=True,
     )
     context.set_default_timeout(120_000)  # ms: a busy machine draws slowly
-    try:
-        page = context.new_page()
-        watched = Watched(page, path.resolve().as_uri(), width, dark)
-        # Everything the console says counts: warnings are how a browser tells of a policy that was broken.
-        page.on("console", lambda message: watched.console.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: watched.errors.append(str(error)))
-        page.on("request", lambda request: watched.requests.append(request.url))
+    return context
 
-        def dismiss(dialog: Any) -> None:
-            watched.dialogs.append(dialog.message)
-            dialog.dismiss()
 
-        page.on("dialog", dismiss)
-        page.goto(watched.address)
-        yield watched
-    finally:
-        context.close()
+def _watch(page: Any, path: Path, width: int, dark: bool) -> Watched:
+    watched = Watched(page, path.resolve().as_uri(), width, dark)
+    # Everything the console says counts: warnings are how a browser tells of a policy that was broken.
+    page.on("console", lambda message: watched.console.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: watched.errors.append(str(error)))
+    page.on("request", lambda request: watched.requests.append(request.url))
+
+    def dismiss(dialog: Any) -> None:
+        watched.dialogs.append(dialog.message)
+        dialog.dismiss()
+
+    page.on("dialog", dismiss)
+    page.goto(watched.address)
+    return watched
 
 
 class Visits:
     """Pages that are opened once, on a phone in the dark, for several tests: each takes seconds to read and to draw.
+
+    They share a context, and with it a process, which compiles plotly once for all of them.
 
     Args:
         browser: a browser of playwright.
@@ -161,13 +193,14 @@ class Visits:
     """
 
     def __init__(self, browser: Any, stack: ExitStack) -> None:
-        self._browser, self._stack = browser, stack
+        self._context = _new_context(browser, 390, 900, dark=True)
+        stack.callback(self._context.close)
         self._open: dict[Path, Watched] = {}
 
     def __call__(self, path: Path) -> Watched:
         """The page of an HTML file as the last test left it."""
         if path not in self._open:
-            self._open[path] = self._stack.enter_context(opened(self._browser, path, width=390, dark=True))
+            self._open[path] = _watch(self._context.new_page(), path, 390, dark=True)
         return self._open[path]
 
     def on_desk(self, path: Path, *, dark: bool = False) -> Watched:
@@ -177,18 +210,25 @@ class Visits:
         return watched
 
 
-def check_page(watched: Watched, draw: Callable[[Watched], object] = Watched.scroll_through) -> None:
-    """What every page must hold, on a phone in the dark and then on a desk: quiet, alone, and no wider than the window.
+def check_page(
+    watched: Watched, draw: Callable[[Watched], object] = Watched.scroll_through, *, accessible: str = ""
+) -> None:
+    """What every page must hold, on a phone and then on a desk: quiet, alone, and no wider than the window.
 
     Args:
         watched: the page, as it was opened on a phone.
         draw: what a reader does to see all of it.
+        accessible: the part that axe looks at, too, in both themes; of each kind of page, one is enough.
     """
     watched.turn_to(width=390, dark=True)
     watched.unfold()
     draw(watched)
     watched.assert_fits()
-    watched.turn_to(width=1280, dark=False)
+    if accessible:
+        assert_accessible(watched.page, accessible)
+    watched.turn_to(width=1280, dark=not accessible)
     draw(watched)
     watched.assert_fits()
+    if accessible:
+        assert_accessible(watched.page, accessible)
     watched.assert_quiet()

@@ -266,4 +266,4 @@ def test_what_is_no_object_is_reported_in_one_line(run: Path, text: str) -> None
 @pytest.mark.browser
 def test_the_page_is_quiet_and_fits_a_desk_and_a_phone(visit: Visits, run: Path) -> None:
     many = {f"blocks.{place}.with_a_long_name": (0.1, 0.5, 0.9) for place in range(12)} | {"logits": (0.9, 0.9, 0.9)}
-    check_page(visit(write_report([write_map(run, fidelity(many))])))
+    check_page(visit(write_report([write_map(run, fidelity(many))])), accessible="#depth")

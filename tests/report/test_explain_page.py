@@ -247,6 +247,25 @@ def test_what_is_drawn_is_what_was_found(folders: dict[str, Path]) -> None:
             assert np.array_equal(bits.reshape(4, MOST, 8, 8).astype(bool), maps.concepts[place][:, chosen])
 
 
+def test_the_numbers_of_the_maps_are_theirs(folders: dict[str, Path]) -> None:
+    folder = folders["usual"]
+    found = read_explanation(folder)
+    maps, pictures = read_maps(folder, found), page_of(folder).gallery
+    held = pictures.numbers
+    assert len(held.rows) == 3 * MOST
+    image = found.images.rows.index(pictures.cards[0].row)
+    mask = maps.foreground[image]
+    teacher, ours, theirs = held.rows[:3]
+    assert [row[0].rpartition(": ")[2] for row in held.rows[:3]] == ["Teacher", "Distilled", "From labels"]
+    for row, places in ((ours, (0, 1, 2)), (theirs, (3, 4, 5))):
+        first, last = (np.mean([maps.concepts[place][end][image][mask].sum() for place in places]) for end in (0, -1))
+        assert row[1:3] == [f"{first:.1f}", f"{last:.1f}"]
+        kept = np.mean([maps.entropy[place][-1][image][~mask].mean() for place in places])
+        assert float(row[6].replace("−", "-")) == pytest.approx(kept, abs=0.006)
+    assert maps.teacher is not None
+    assert (teacher[1], teacher[2]) == ("–", f"{maps.teacher[1][image][mask].sum():.1f}")
+
+
 def with_grid(found: Explanation, grid: int) -> Explanation:
     return found.model_copy(update={"search": found.search.model_copy(update={"grid": grid})})
 
@@ -343,7 +362,7 @@ def test_damage_is_reported_in_one_line(tmp_path: Path, damage: Callable[[Path],
 
 @pytest.mark.browser
 def test_a_page_is_quiet_asks_for_nothing_and_fits(browser: Any, visit: Visits, folders: dict[str, Path]) -> None:
-    check_page(visit(folders["evil"] / "explain.html"))
+    check_page(visit(folders["evil"] / "explain.html"), accessible="body")
     with opened(browser, folders["alone"] / "explain.html", width=420) as watched:
         watched.page.wait_for_function("() => document.querySelector('[data-found=distilled]').title !== ''")
         watched.assert_fits()

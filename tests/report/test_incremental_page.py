@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from report.browser import Visits, check_page
 from report.folders import EVIL, Fake, write_run
 from report.parsed import Parsed
 from report.studies import FakeStudy, edit_results, write_study
@@ -126,6 +127,11 @@ def test_the_page_is_whole_and_takes_no_name_for_html(tmp_path: Path) -> None:
     assert page.open == []
     assert "Ω = 0.875" in page.text
     assert not any(tag == "img" and attrs.get("src") == "x" for tag, attrs in page.elements)
+
+
+@pytest.mark.browser
+def test_the_page_is_quiet_and_fits_a_desk_and_a_phone(visit: Visits, tmp_path: Path) -> None:
+    check_page(visit(write_report([run_folder(tmp_path / "run")])), accessible="#tasks")
 
 
 @pytest.mark.parametrize(

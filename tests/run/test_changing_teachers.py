@@ -142,11 +142,17 @@ def test_a_recipe_is_resumed_exactly_reported_and_diagnosed(
     again = execute(parse_recipe(content), whole, resume=True)
     assert again.summary == json.loads((whole / "summary.json").read_text())
     assert run(["report", str(whole)]) == 0
-    follows = json.loads((whole / "summary.json").read_text())["teachers"]["teacher"].get("follows_student")
-    assert follows == (None if kind == "peer" else True)
-    assert ("its teacher" in headline(read_run(whole))) == (kind == "peer"), (
-        "a student is not compared with its own average"
-    )
+    facts = json.loads((whole / "summary.json").read_text())["teachers"]["teacher"]
+    assert (facts.get("follows_student"), facts.get("peer")) == ((None, True) if kind == "peer" else (True, None))
+    said, page = headline(read_run(whole)), (whole / "report.html").read_text()
+    assert "teacher" not in said
+    assert ("its peer" in said) == (kind == "peer"), "a student is not compared with its own average"
+    assert ("of its own weights" in said) == (kind != "peer")
+    assert ("Student against peer" in page) == (kind == "peer")
+    assert "Student against teacher" not in page
+    # A network that learns, too, has no map of depths, and the page names none.
+    assert "stillroom fidelity" not in page
+    assert run(["fidelity", str(whole)]) == 2
     capsys.readouterr()
     for target in (str(whole), str(tmp_path / "recipe.yaml")):
         assert run(["diagnose", target, "--json"]) == 0

@@ -26,6 +26,7 @@ from stillroom.data.sources import load
 from stillroom.errors import BadInput
 from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
 from stillroom.recipe import Recipe
+from stillroom.report.run.page import write_report
 from stillroom.run.components import build_components
 from stillroom.run.run import Finished, execute
 from stillroom.train.recorders import StepHook, StepInfo
@@ -246,3 +247,45 @@ def test_answers_from_elsewhere_serve_trials_too(
     # What it says of images as they are is known only where they were shown so.
     assert ("agreement" in trial) == (not changes)
     assert trial["count"] == here["count"] == 40
+
+
+VALIDATION = "data.validation=0.2"
+
+
+def test_with_validation_images_the_test_split_is_looked_at_once(recipe: Make, tmp_path: Path) -> None:
+    found = execute(recipe(VALIDATION), tmp_path / "run")
+    splits = [line["split"] for line in read_lines(found.path / "metrics.jsonl")]
+    assert [split for split in splits if split != "train"] == ["validation", "validation", "test"]
+    assert {key: found.summary["data"][key] for key in ("train", "validation", "test")} == {
+        "train": 160,
+        "validation": 40,
+        "test": 60,
+    }
+    page = write_report([found.path]).read_text()
+    assert "Validation top-1" in page
+    assert "the test images were looked at once" in page
+    trial = execute(recipe(VALIDATION, "data.validation=test", "data.test_split=train"), tmp_path / "named")
+    assert trial.summary["data"]["validation"] == 500
+
+
+def test_patience_ends_a_run_and_killed_it_goes_on_to_the_same_bytes(recipe: Make, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"training\.patience: got 1; expected data\.validation"):
+        execute(recipe("training.patience=1"), tmp_path / "without")
+    # Nothing is learned, so nothing gets better.
+    still = ("student={name: mlp, options: {hidden: [4]}}", "training.optimizer.lr=1e-12")
+    made = recipe(VALIDATION, "training.patience=2", "training.epochs=8", *still)
+    whole = execute(made, tmp_path / "whole", hooks=[KillAt(-1)])
+    assert whole.summary["epochs"] == 3
+    assert whole.summary["stopped"] == {
+        "after": 3.0,
+        "of": 8.0,
+        "patience": 2,
+        "measure": "top1",
+        "best": whole.summary["stopped"]["best"],
+    }
+    assert "stopped after epoch 3 of 8" in write_report([whole.path], tmp_path / "page.html").read_text()
+    for place, step in (("early", 4), ("late", 14)):
+        with pytest.raises(KeyboardInterrupt):
+            execute(made, tmp_path / place, hooks=[KillAt(step)])
+        execute(made, tmp_path / place, resume=True, hooks=[KillAt(-1)])
+        assert bytes_of(tmp_path / place) == bytes_of(whole.path)

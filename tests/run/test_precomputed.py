@@ -15,6 +15,7 @@ import yaml
 import stillroom as sr
 from run.conftest import read_lines
 from stillroom.cli import run
+from stillroom.losses.registry import losses
 from stillroom.models.config import ModelConfig
 from stillroom.models.preprocess import Preprocess, resolve_preprocess
 from stillroom.models.registry import build
@@ -220,3 +221,14 @@ def test_answers_to_something_else_are_refused(
 def test_bad_input_is_reported(place: Path, capsys: Any, arguments: list[str], message: str) -> None:
     assert run(arguments) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("loss", [name for name, kind in losses().items() if kind.family not in ("labels", "logits")])
+def test_a_loss_that_reads_more_than_logits_is_refused_before_anything_is_written(
+    loss: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "answers").mkdir()
+    assert distill("out", f"losses=[{{name: {loss}}}]") == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "got" in line]
+    assert line.startswith(("error: teacher.logits: got 'answers'; expected a model: ", "error: teacher: got "))
+    assert not (place / "out" / "recipe.yaml").exists()

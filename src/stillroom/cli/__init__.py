@@ -66,6 +66,9 @@ def run(arguments: Sequence[str]) -> int:
         return _fail("interrupted", INTERRUPTED)
     except usage_error as error:
         message = getattr(error, "format_message", error.__str__)().replace("Value error, ", "")
+        option = str(getattr(error, "option_name", ""))
+        if "." in option or any(each.startswith(f"{option}=") for each in arguments if "." in option):
+            message += f" A change of a recipe has no dashes: {option.lstrip('-')}=VALUE"
         context = getattr(error, "ctx", None)
         return _fail(f"{message} (see {context.command_path if context else 'stillroom'} --help)", BAD)
 

@@ -16,8 +16,10 @@ from stillroom import __version__
 app = typer.Typer(
     name="stillroom",
     help="Distil a PyTorch model into a smaller one, and find out why it worked or did not.\n\n"
-    "Start with `stillroom demo`. Then write a recipe (`stillroom schema` gives an editor completion), check it with "
-    "`stillroom diagnose RECIPE.yaml` and run it with `stillroom distill RECIPE.yaml`.",
+    "Start with `stillroom demo`. A training script of yours: `stillroom audit train.py` says what is wrong with its "
+    "distillation. A folder of images: `stillroom distill --data DIR --teacher MODEL --student MODEL`. For more, write "
+    "a recipe (`stillroom schema` gives an editor completion), check it with `stillroom diagnose RECIPE.yaml` and run "
+    "it with `stillroom distill RECIPE.yaml`.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,

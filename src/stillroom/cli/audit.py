@@ -37,10 +37,11 @@ def audit(
 ) -> None:
     """Run your own training script, unchanged, and say what is wrong with its distillation.
 
-    Who learns, who teaches and where the losses are is found by itself. The script runs as `python SCRIPT.py` runs it
-    and keeps its exit code; after the watched steps it runs alone.
+    It finds the student, the teacher and the losses by itself. The script runs as `python SCRIPT.py` runs it and keeps
+    its exit code; after the watched steps it goes on unwatched. Options of `audit` stand before the script, those of
+    the script after it.
 
-    Example: `stillroom audit train.py --epochs 3`
+    Example: `stillroom audit --out diagnosis train.py --epochs 3`
     """
     from stillroom.cli.diagnose import print_diagnosis, write_diagnosis
     from stillroom.diagnose.audit.session import audit_script

@@ -105,7 +105,7 @@ def check_entries() -> list[dict[str, str]]:
     'Whether taps named by hand are at matching depths.'
     """
     return [
-        {"name": check.id, "of": door.name, "finds": _finds(check), "turns": check.threshold}
+        {"name": check.id, "of": door.name, "finds": _finds(check), "threshold": check.threshold}
         for door in DOORS
         for check in door.checks
     ]
@@ -128,11 +128,11 @@ def _lines() -> Iterator[str]:
     yield ""
     yield (
         "Find what you see, run the command, read its first problem: causes come before what follows from them. Each "
-        "finding has the number that decided, where the verdict turns and why, and a remedy to paste. `stillroom list "
+        "finding has the number that decided, the threshold with its reason, and a remedy to paste. `stillroom list "
         "checks` prints the second half of this page."
     )
     yield ""
-    yield "| what you see | what to run | which checks tell | what to do first |"
+    yield "| what you see | what to run | checks that report it | what to do first |"
     yield "|---|---|---|---|"
     for symptom in SYMPTOMS:
         unknown = set(symptom.checks) - known
@@ -143,7 +143,7 @@ def _lines() -> Iterator[str]:
         yield f"| {symptom.seen} | {run_} | {checks} | {symptom.advice} |"
     for door in DOORS:
         yield from ("", f"## Checks of a {door.name}", "", f"`{door.command}`. {door.when}", "")
-        yield "| check | what it looks for | where its verdict turns |"
+        yield "| check | what it looks for | threshold |"
         yield "|---|---|---|"
         for check in door.checks:
             yield f"| `{check.id}` | {cell(_finds(check))} | {cell(check.threshold)} |"

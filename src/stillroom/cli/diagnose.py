@@ -52,15 +52,20 @@ def diagnose(
 ) -> None:
     """Say what is wrong with a recipe, a run or a study: evidence, a verdict, and a remedy to paste.
 
-    A recipe is checked before it is run, and nothing is trained: its teacher classifies some images, with the inputs
-    that it may have been trained with, too. With `--verify` the remedies are trained for as long as the recipe is.
+    A recipe is checked before it is run, and nothing is trained: its teacher classifies some images, also with other
+    normalisations, channel orders and sizes. With `--verify` the remedies are trained for as long as the recipe is.
 
-    Example: `stillroom diagnose recipes/cifar10-resnet56-resnet8.yaml losses.kl.temperature=1`
+    Example: `stillroom diagnose recipe.yaml losses.kl.temperature=1`, or after a training: `stillroom diagnose runs/kl`
     """
     from stillroom.diagnose.diagnosis import Diagnosis
     from stillroom.run.records import output_folder
     from stillroom.schema.diagnosis import kind_of
 
+    if target.suffix == ".py":
+        expected = (
+            f"a recipe, a run or a study; `stillroom audit {target}` watches a script, `stillroom check {target}:NAME`"
+        )
+        raise BadInput("diagnose", str(target), f"{expected} checks a loss")
     kind = kind_of(str(target))
     if overrides and kind != "recipe":
         raise BadInput("override", overrides[0], f"none for the folder of a {kind}; only a recipe can be changed")

@@ -44,7 +44,7 @@ def listing() -> dict[str, list[dict[str, str]]]:
         "losses": [
             {
                 "name": name,
-                "what": (kind.Config.__doc__ or "").splitlines()[0],
+                "what": _what(kind),
                 "family": kind.family,
                 "requires": _required(kind),
                 "per sample": "yes" if kind.per_sample else "no",
@@ -58,6 +58,12 @@ def listing() -> dict[str, list[dict[str, str]]]:
         "optimizers": _choices(OptimizerConfig),
         "schedules": _choices(ScheduleConfig),
     }
+
+
+def _what(kind: type[Loss[Any]]) -> str:
+    """A loss in a line, with what else it is called."""
+    line = (kind.Config.__doc__ or "").splitlines()[0]
+    return f"{line} Also called {', '.join(kind.other_names)}." if kind.other_names else line
 
 
 def _required(kind: type[Loss[Any]]) -> str:
@@ -137,17 +143,15 @@ def loss_index() -> str:
         kinds = {name: kind for name, kind in losses().items() if kind.family == family}
         if not kinds:
             continue
-        head = [
-            "| name | what | options | requires | per sample | cacheable | task | paper |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
+        head = ["| name | what, paper | options and their defaults | requires | more |", "|---|---|---|---|---|"]
         lines += ["", f"## {family.capitalize()}", "", *head]
         for name, kind in kinds.items():
             options = ", ".join(f"`{key}`" + _default(value) for key, value in _options(kind).items()) or "–"
-            what = (kind.Config.__doc__ or "").splitlines()[0]
+            what = _what(kind)
             tasks = "all" if kind.tasks == TASKS else ", ".join(kind.tasks)
-            cells = (_required(kind), "yes" if kind.per_sample else "no", _cacheable(kind), tasks, kind.citation or "–")
-            lines.append(f"| `{name}` | {what} | {options} | {' | '.join(map(str, cells))} |")
+            paper = f" {kind.citation}" if kind.citation else ""
+            more = f"per sample: {'yes' if kind.per_sample else 'no'}; cacheable: {_cacheable(kind)}; tasks: {tasks}"
+            lines.append(f"| `{name}` | {what}{paper} | {options} | {_required(kind)} | {more} |")
     lines += [
         "",
         "## By paper",

@@ -25,7 +25,7 @@ def report(
 ) -> None:
     """Write a self-contained HTML page: curves, teacher against student, per-class changes, how to reproduce it.
 
-    Example: `stillroom report runs/distilled runs/labels`
+    Example: `stillroom report runs/distilled runs/labels`, or of a study: `stillroom report studies/digits`
     """
     from stillroom.report.run.page import write_report
     from stillroom.report.study.page import write_run_pages, write_study_report

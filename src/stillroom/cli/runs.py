@@ -37,21 +37,23 @@ class ExportFormat(StrEnum):
 
     SAFETENSORS = "safetensors"
     ONNX = "onnx"
+    INT8 = "onnx-int8"
     PT2 = "pt2"
 
 
 @app.command(rich_help_panel=TRAIN)
 def distill(
     recipe: Annotated[
-        Path | None, typer.Argument(help="Recipe file (YAML); none with --data.", metavar="[RECIPE.yaml]")
+        Path | None, typer.Argument(help="Recipe file (YAML); none with --data.", metavar="RECIPE.yaml")
     ] = None,
     overrides: Overrides = None,
     data: Annotated[
         str | None,
         typer.Option(
             "--data",
-            help="Instead of a recipe: a folder of images (train/CLASS/…, or CLASS/…), or `digits`. Trains a teacher "
-            "where it must, the student from labels and the student distilled, and writes one page.",
+            help="Instead of a recipe: a folder of images (train/CLASS/…, or CLASS/…), a CSV file of images and "
+            "labels, hf:NAME, or `digits`. Trains a teacher where it must, the student from labels and the student "
+            "distilled, and writes one page.",
             metavar="DIR",
         ),
     ] = None,
@@ -73,7 +75,12 @@ def distill(
         typer.Option("--image-size", min=1, help="With --data: side of the images; default: the models' own."),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option("--epochs", min=1, help="With --data: epochs of each run; default: 10.")
+        int | None,
+        typer.Option("--epochs", min=1, help="With --data: epochs of each run; default: up to 10, as many as fit."),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option("--minutes", min=0.1, help="With --data: time for all of it, as estimated first; default: 10."),
     ] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, help="With --data: seed of each run; default: 0.")
@@ -105,26 +112,31 @@ def distill(
             raise BadInput("--track", track[0], "a recipe; --data makes three runs, each with a recipe.yaml to track")
         from stillroom.pipeline import Request
 
-        given = {name: value for name, value in (("epochs", epochs), ("seed", seed)) if value is not None}
+        if epochs is not None and minutes is not None:
+            raise BadInput("--minutes", minutes, "either it or --epochs")
+        named = {"epochs": epochs, "minutes": minutes, "seed": seed}
+        given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
         request = Request(
             data, teacher, student, teacher_weights, pretrained, image_size, overrides=tuple(changes), **given
         )
         _distil_images(request, out, as_json)
         return
-    only = {
-        "--teacher": teacher,
-        "--student": student,
-        "--teacher-weights": teacher_weights,
-        "--pretrained": pretrained or None,
-        "--image-size": image_size,
-        "--epochs": epochs,
-        "--seed": seed,
-    }
-    for name, value in only.items():
+    for name, field, value in (
+        ("--teacher", "teacher.name", teacher),
+        ("--student", "student.name", student),
+        ("--teacher-weights", "teacher.weights", teacher_weights),
+        ("--pretrained", "teacher.weights", pretrained or None),
+        ("--image-size", "data.image_size", image_size),
+        ("--epochs", "training.epochs", epochs),
+        ("--minutes", "training.epochs", minutes),
+        ("--seed", "seed", seed),
+    ):
         if value is not None:
-            raise BadInput(name, value, "--data with it, or a recipe that says so")
+            raise BadInput(name, value, f"--data with it; in a recipe it is {field}=…")
     if recipe is None:
         raise BadInput("RECIPE.yaml", None, "a recipe file, or --data, --teacher and --student")
+    if recipe.is_dir():
+        raise BadInput("RECIPE.yaml", str(recipe), f"a recipe file; a folder of images is given by --data {recipe}")
     resolved = _load_recipe(recipe, overrides)
     teachers = [config.name for config in resolved.all_teachers.values()]
     if not teachers:
@@ -229,7 +241,8 @@ def evaluate(
     data: Annotated[
         str,
         typer.Option(
-            "--data", help="A folder (parquet, idx, or one folder a class), or `digits`, `synthetic`, `shapes`."
+            "--data",
+            help="A folder (parquet, idx, or one folder a class), a CSV file, or `digits`, `synthetic`, `shapes`.",
         ),
     ],
     weights: Annotated[
@@ -262,7 +275,7 @@ def evaluate(
     ] = None,
     label_columns: Annotated[
         str | None,
-        typer.Option("--label-columns", help="Parquet columns of the labels of such a task.", metavar="A,B"),
+        typer.Option("--label-columns", help="Columns of the labels, with --task.", metavar="A,B"),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     as_json: AsJson = False,
@@ -337,14 +350,34 @@ def export(
         Path | None, typer.Option("--out", help="File to write; default: in RUN/export/.", metavar="FILE")
     ] = None,
     pixels: Annotated[
-        bool, typer.Option("--pixels", help="With ONNX and pt2: the model takes uint8 images and preprocesses them.")
+        bool, typer.Option("--pixels", help="With graphs: the model takes uint8 images and preprocesses them.")
     ] = False,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            "--push", help="Upload weights, recipe and a model card to the Hugging Face hub.", metavar="OWNER/NAME"
+        ),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="With --push: a new repository is public.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Export a run's student as safetensors, ONNX or a program of torch.export; graphs are checked against PyTorch.
 
+    `onnx-int8` has weights of 8 bits; what that changes in size, time and accuracy is measured.
+
     Example: `stillroom export runs/first --format onnx --pixels`
     """
+    if public and push is None:
+        raise BadInput("--public", True, "--push OWNER/NAME with it")
+    if push is not None:
+        from stillroom.run.hub import push_run
+
+        pushed = push_run(run, push, private=not public)
+        if as_json:
+            print_json(pushed)
+        else:
+            print(pushed["url"])
+        return
     from stillroom.run.export import export_run
 
     exported = export_run(run, form.value, out, pixels=pixels)
@@ -352,6 +385,23 @@ def export(
         print_json(exported)
         return
     print(exported["path"])
+    if "not_measured" in exported:
+        print(f"not measured: {exported['not_measured']}")
+    if "int8" in exported:
+        from stillroom.cli.terminal import table
+
+        primary = next(each for info in TASK_INFO.values() for each in info.measures if each.name in exported["int8"])
+        rows = [
+            [
+                name,
+                f"{exported[name]['bytes'] / 1e6:.2f} MB",
+                f"{exported[name]['milliseconds']:.2f} ms",
+                primary.written(exported[name][primary.name]),
+            ]
+            for name in ("float32", "int8")
+        ]
+        title = f"by onnxruntime: an image on one thread, {exported['int8']['count']:,} test images"
+        Console(highlight=False).print(table(title, ["", "size", "time", primary.title], rows))
     if "max_abs_error" in exported:
         relative = f"{exported['max_rel_error']:.1e} of the largest logit, allowed {exported['tolerance']:.0e}"
         graph = "onnxruntime" if form is ExportFormat.ONNX else "the program"

@@ -23,8 +23,8 @@ def demo(
 ) -> None:
     """Distil a small model on built-in data (handwritten digits) and write a report; needs no file and no download.
 
-    Trains a teacher, then five seeds of a student on few labels, without and with the teacher, and says with an
-    interval what the teacher brought. Then audits a plain PyTorch script in which a fault is planted.
+    Trains a teacher, then a student on few labels, five seeds without and five with the teacher, and prints how many
+    points the teacher adds, with a 95% interval. Then audits a plain PyTorch script in which a fault is planted.
 
     Example: `stillroom demo --out runs/demo`
     """
@@ -82,7 +82,7 @@ def list_(
 ) -> None:
     """List the models, losses, data sources, optimizers and schedules that a recipe can name.
 
-    `checks` are those that `diagnose`, `check` and `audit` make: what each asks, and where its verdict turns.
+    `checks` are those that `diagnose`, `check` and `audit` make: what each looks for, and its threshold.
 
     Example: `stillroom list losses --family features`
     """
@@ -100,7 +100,7 @@ def list_(
         lists = listing()
         if what is not None:
             if what not in lists:
-                raise BadInput.unknown("list", what, lists)
+                raise BadInput.unknown("list", what, [*lists, "checks"])
             lists = {what: lists[what]}
         wanted = {
             "family": family,
@@ -111,6 +111,9 @@ def list_(
             "paper": paper,
         }
         if any(wanted.values()):
+            if what not in (None, "losses"):
+                option = next(f"--{key.replace('_', '-')}" for key, word in wanted.items() if word)
+                raise BadInput(option, what, "`stillroom list losses` with it")
             lists = {"losses": select_losses(lists.get("losses", []), **wanted)}
             if not lists["losses"]:
                 asked = ", ".join(f"--{key.replace('_', '-')} {word}" for key, word in wanted.items() if word)
@@ -145,7 +148,7 @@ class SchemaOf(StrEnum):
 
 @app.command(rich_help_panel=START)
 def schema(
-    what: Annotated[SchemaOf, typer.Argument(help="recipe or study.", metavar="[recipe|study]")] = SchemaOf.RECIPE,
+    what: Annotated[SchemaOf, typer.Argument(help="recipe or study.", metavar="recipe|study")] = SchemaOf.RECIPE,
 ) -> None:
     """Print the JSON Schema of a recipe or of a study, for completion and checks in an editor.
 

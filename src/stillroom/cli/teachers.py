@@ -56,7 +56,7 @@ def cache(
 ) -> None:
     """List cached teacher outputs and decoded images, or remove some; in $STILLROOM_CACHE (default ~/.cache/stillroom).
 
-    Example: `stillroom cache --remove all`
+    Example: `stillroom cache`, or to remove all of it: `stillroom cache --remove all`
     """
     from stillroom.cli.terminal import table
     from stillroom.data.decoded import list_decoded, remove_decoded

@@ -60,8 +60,9 @@ class ProgressBar(Observer):
                 self._glance[key] = form.format(line[key])
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, glance="  ".join(self._glance.values()))
-        if line.get("split") == "test" and not self._console.is_terminal:
-            self._console.print(f"epoch {line['epoch']:g}: " + "  ".join(self._glance.values()), soft_wrap=True)
+        if (split := line.get("split")) in ("validation", "test") and not self._console.is_terminal:
+            where = f", {split}" if split == "validation" else ""
+            self._console.print(f"epoch {line['epoch']:g}{where}: " + "  ".join(self._glance.values()), soft_wrap=True)
 
     def phase(self, what: str, done: int, total: int) -> None:
         """Show an evaluation while it lasts."""
@@ -148,7 +149,8 @@ def heading(measure: Measure) -> str:
 def summary_table(summary: dict[str, Any]) -> Table:
     """A run's results next to its teachers'; with several, agreement and KL are in each one's column."""
     teachers = summary["teachers"]
-    names = ["teacher" if len(teachers) == 1 else f"teacher {name}" for name in teachers]
+    words = ["peer" if one.get("peer") else "teacher" for one in teachers.values()]
+    names = words if len(teachers) == 1 else [f"{word} {name}" for word, name in zip(words, teachers, strict=True)]
     columns = ["", f"student {summary['model']}"]
     columns += [f"{name} {one['model']}" for name, one in zip(names, teachers.values(), strict=True)]
     sides = [{**side, **(side.get("measures") or {})} for side in (summary, *teachers.values())]

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from stillroom.config import Config, bad_input
 from stillroom.tasks import TASK_INFO, Task
@@ -26,6 +34,13 @@ _OF_SOURCE = (*_MADE, "text")
 Probability = Annotated[float, Field(ge=0, le=1)]
 # Smallest and largest; drawn uniformly between them.
 Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+
+# A share of the training images, or the name of a split.
+Validation = Annotated[
+    Annotated[float, Field(gt=0, lt=1), Tag("tag:number")] | Annotated[str, Field(min_length=1), Tag("tag:word")],
+    Discriminator(lambda value: "tag:word" if isinstance(value, str) else "tag:number"),
+]
 
 
 class _Ranges(Config):
@@ -330,6 +345,11 @@ class DataConfig(Config):
         description="What is learned of each image: single_label (one class), multi_label (0 or 1 for each class) or "
         "regression (numbers). Left out: single_label; of a Python dataset what its labels are.",
     )
+    class_from: Literal["folder", "file_name"] = Field(
+        "folder",
+        description="Of `folders`, what says the class of an image: its folder, or what its name begins with: cat of "
+        "cat_001.jpg. Its files then lie right in the split's folder; train_split is . where there is none.",
+    )
     train_split: str = Field("train", description="Name of the split to learn from.")
     test_split: str = Field(
         "test",
@@ -354,6 +374,12 @@ class DataConfig(Config):
         lt=1,
         description="Share of the training images that is not learned from and is evaluated on in place of the test "
         "split, the same ones for every seed: for choosing options without looking at the test images.",
+    )
+    validation: Validation | None = Field(
+        None,
+        description="Images that measure the student along the way, so that the test split is looked at once, at the "
+        "end: a share of the training images, the same ones for every seed, which are not learned from; or the name of "
+        "a split. Left out: the test split is measured along the way, too.",
     )
     labelled: float | None = Field(
         None,
@@ -415,10 +441,10 @@ class DataConfig(Config):
         for made in _OF_SOURCE:
             if getattr(self, made) is None:
                 written.pop(made, None)
-        for name, default in (("bad_files", "error"), ("sampling", "shuffled")):
+        for name, default in (("bad_files", "error"), ("sampling", "shuffled"), ("class_from", "folder")):
             if getattr(self, name) == default:
                 written.pop(name, None)
-        for name in ("labelled", "unlabelled", "task", "label_columns"):
+        for name in ("validation", "labelled", "unlabelled", "task", "label_columns"):
             if getattr(self, name) is None:
                 written.pop(name, None)
         return written
@@ -468,6 +494,10 @@ class DataConfig(Config):
             raise ValueError("neither unlabelled nor image_column with source: text")
         if self.source == "python" and self.holdout is not None:
             raise ValueError("no holdout with source: python; split the dataset itself and give its parts")
+        if self.source == "python" and self.validation is not None:
+            raise ValueError("no validation with source: python; give the dataset as validation=")
+        if self.validation in (self.train_split, self.test_split):
+            raise ValueError(f"validation as another split than train_split and test_split, not {self.validation!r}")
         if self.source == "python" and (self.labelled is not None or self.unlabelled is not None):
             raise ValueError(
                 "neither labelled nor unlabelled with source: python; None is the label of an image without"
@@ -483,8 +513,9 @@ class DataConfig(Config):
         ['image_size']
         """
         if source in IMAGE_FILES:
-            return []
+            return ["class_from"] if self.class_from != "folder" and source != "folders" else []
         given = {
+            "class_from": self.class_from != "folder",
             "image_size": self.image_size is not None and source not in SIZED,
             "in_memory": self.in_memory is False,
             "bad_files": self.bad_files == "skip",

@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from stillroom.errors import BadInput, format_error
 from stillroom.files import cache_root, find_input
 
@@ -39,17 +41,24 @@ def _fetch(name: str, config: str | None, revision: str | None, kept: Path, fiel
         datasets: Any = importlib.import_module("datasets")
     except ImportError:
         raise BadInput(field, value, "the extra: pip install 'stillroom[hf]'") from None
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    work = tempfile.mkdtemp(prefix=f"{kept.name}.part-", dir=kept.parent)
     try:
-        found = datasets.load_dataset(name, config, revision=revision)
-        found.save_to_disk(work)
-        os.replace(work, kept)
-    except Exception as error:  # of the network, the hub, the data set's own files
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        # A second process waits for the first, and finds what that one fetched.
+        with FileLock(f"{kept}.lock"):
+            if not kept.is_dir():
+                _download(datasets, name, config, revision, kept)
+    except Exception as error:  # of the network, the hub, the data set's own files, a full disk
         expected = (
             "a data set that can be fetched, or a folder: load_dataset(…).save_to_disk(FOLDER) where there is a "
             f"network gives one to name here (datasets raised {format_error(error, 200)})"
         )
         raise BadInput(field, value, expected) from None
+
+
+def _download(datasets: Any, name: str, config: str | None, revision: str | None, kept: Path) -> None:
+    work = tempfile.mkdtemp(prefix=f"{kept.name}.part-", dir=kept.parent)
+    try:
+        datasets.load_dataset(name, config, revision=revision).save_to_disk(work)
+        os.replace(work, kept)
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -307,28 +307,38 @@ def describe_loose_images(folder: Path) -> str:
     ...     for name in ("cat.1.jpg", "cat.2.jpg", "dog.1.jpg"): Path(folder, name).touch()
     ...     print(describe_loose_images(Path(folder)))
     class folders (cat/1.jpg), or a CSV file in it with the columns path and label, for its 3 images: a line such as
-    cat.1.jpg,cat (their names begin with cat (2), dog (1))
+    cat.1.jpg,cat, or data.class_from=file_name, which takes the words (their names begin with cat (2), dog (1))
     """
     names = [path.name for path in list_folder(folder) if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not names:
         return ""
-    first = Counter(re.split(r"[\W_]*\d", name, maxsplit=1)[0] or "a digit" for name in names)
+    first = Counter(class_of_name(name) or "a digit" for name in names)
     shown = ", ".join(f"{start} ({count})" for start, count in first.most_common(_SHOWN))
     label = next(iter(first)) if len(first) < len(names) else "cat"
+    by_name = ", or data.class_from=file_name, which takes the words" if 1 < len(first) < len(names) else ""
     return (
         f"class folders (cat/1.jpg), or a CSV file in it with the columns path and label, for its "
-        f"{counted(len(names), 'image')}: a line such as {names[0]},{label} (their names begin with {shown})"
+        f"{counted(len(names), 'image')}: a line such as {names[0]},{label}{by_name} (their names begin with {shown})"
     )
 
 
-def find_split(folder: Path, split: str, field: str, *, test_alternatives: bool) -> Path:
+def class_of_name(name: str) -> str:
+    """The class that a file's name begins with: all up to its first number, or to its suffix.
+
+    >>> [class_of_name(name) for name in ("cat_001.jpg", "great dane-2.png", "owl.jpg", "0012.jpg")]
+    ['cat', 'great dane', 'owl', '']
+    """
+    return re.split(r"[\W_]*\d", os.path.splitext(name)[0], maxsplit=1)[0]
+
+
+def find_split(folder: Path, split: str, field: str, *, test_alternatives: bool, by_name: bool = False) -> Path:
     """The folder of a split; of ``test``, where it is missing and they are allowed, its only alternative there is.
 
     Its name may be written in another case, where only one folder is called so. The split ``.`` is the folder itself:
-    its class folders lie right below.
+    its class folders lie right below, or, ``by_name``, its images in it.
     """
     names = [path.name for path in _folders(folder)]
-    if split in names or (split == "." and class_folders(folder)):
+    if split in names or (split == "." and (by_name or class_folders(folder))):
         return folder / split
     same = [name for name in names if name.lower() == split.lower()]
     if len(same) == 1:
@@ -367,6 +377,32 @@ def read_tree(root: Path, *, each_class: bool, others: Iterable[Path] = ()) -> I
         raise _no_files(root, watch)
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
     return ImageTree(root, classes, names, labels, tuple(watch.notes()))
+
+
+def read_names(root: Path, others: Iterable[Path] = ()) -> ImageTree:
+    """List the image files right in the folder of a split, whose classes are what their names begin with.
+
+    Args:
+        root: its folder.
+        others: the folders of other splits, whose classes count, too.
+    """
+    names = _loose(root)
+    if not names:
+        raise _no_files(root, _Watch(root, ()))
+    unnamed = next((name for name in names if not class_of_name(name)), None)
+    if unnamed is not None:
+        raise path_error(root / unnamed, "a name that begins with its class, as in cat_001.jpg (data.class_from)")
+    classes = tuple(sorted({class_of_name(name) for each in (root, *others) for name in _loose(each)} - {""}))
+    if len(classes) < 2:
+        raise path_error(root, f"file names of at least 2 classes; all begin with {classes[0]!r} (data.class_from)")
+    names.sort(key=lambda name: (class_of_name(name), name))
+    labels = np.array([classes.index(class_of_name(name)) for name in names], np.int64)
+    return ImageTree(root, classes, names, labels, (f"classes from the names of files: {', '.join(classes[:8])}",))
+
+
+def _loose(folder: Path) -> list[str]:
+    """The image files right in a folder, sorted."""
+    return [path.name for path in list_folder(folder) if path.name.lower().endswith(SUFFIXES) and path.is_file()]
 
 
 def _no_files(folder: Path, watch: _Watch) -> BadInput:
@@ -424,6 +460,7 @@ def read_image_folder(
     bad_files: Literal["error", "skip"] = "error",
     train_split: str = "train",
     test_split: str = "test",
+    by_name: bool = False,
     field: str = "split",
 ) -> ImageSet:
     """Read one split of ``ROOT/SPLIT/CLASS/…``: pictures in folders named by their classes, at any depth below them.
@@ -444,18 +481,19 @@ def read_image_folder(
         workers: threads that read; None is one for each core.
         limit: only the images of ``ImageSet.balanced_subset(limit)``; no other is decoded.
         bad_files: raise at one that cannot be decoded, or leave it out, see :attr:`ImageSet.skipped`.
+        by_name: the classes are what the names of files begin with, see :func:`read_names`.
     """
     alternatives = train_split not in TEST_ALTERNATIVES
-    root = find_split(folder, split, field, test_alternatives=alternatives)
+    root = find_split(folder, split, field, test_alternatives=alternatives, by_name=by_name)
     wanted = {name.lower() for name in (train_split, test_split, *USUAL_SPLITS)}
     others = [path for path in _folders(folder) if path.name.lower() in wanted and path != root]
-    tree = read_tree(root, each_class=split == train_split, others=others)
+    tree = read_names(root, others) if by_name else read_tree(root, each_class=split == train_split, others=others)
 
     def other_files() -> list[Path]:
         return [
             each
             for other in {train_split, test_split} - {split}
-            for each in _files_of_split(folder, other, alternatives)
+            for each in _files_of_split(folder, other, alternatives, by_name)
         ]
 
     return set_of_files(
@@ -597,10 +635,11 @@ def _common_form(
     return all(facts.grey for facts in found), (image_size, image_size) if image_size is not None else first
 
 
-def _files_of_split(folder: Path, split: str, alternatives: bool) -> list[Path]:
+def _files_of_split(folder: Path, split: str, alternatives: bool, by_name: bool) -> list[Path]:
     """The files of another split; none where it cannot be read, which raises when it is loaded itself."""
     try:
-        tree = read_tree(find_split(folder, split, "split", test_alternatives=alternatives), each_class=False)
+        root = find_split(folder, split, "split", test_alternatives=alternatives, by_name=by_name)
+        tree = read_names(root) if by_name else read_tree(root, each_class=False)
     except BadInput:
         return []
     return [tree.root / name for name in tree.names]

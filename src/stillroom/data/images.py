@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -438,30 +439,34 @@ class DataPair:
 
     train: ImageSet
     test: ImageSet
+    validation: ImageSet | None = None  # what measures along the way, where it is not the test split
 
     def __post_init__(self) -> None:
-        train, test = self.train, self.test
+        self._check(self.test, "data.test_split")
+        if self.validation is not None:
+            self._check(self.validation, "data.validation")
+
+    def _check(self, test: ImageSet, field: str) -> None:
+        train = self.train
         if train.images.shape[1:] != test.images.shape[1:]:
             got, expected = ("×".join(map(str, split.images.shape[1:])) for split in (test, train))
-            raise BadInput(
-                "data.test_split", f"images of {got}", f"{expected} (channels × height × width) as in training"
-            )
+            raise BadInput(field, f"images of {got}", f"{expected} (channels × height × width) as in training")
         if (train.tokens is None) != (test.tokens is None):
-            raise BadInput("data.test_split", test.unit, f"{train.unit}, as in training")
+            raise BadInput(field, test.unit, f"{train.unit}, as in training")
         if train.is_pixels != test.is_pixels:
             kinds = ["uint8 pixels" if split.is_pixels else "floats" for split in (test, train)]
-            raise BadInput("data.test_split", kinds[0], f"{kinds[1]}, as in training")
+            raise BadInput(field, kinds[0], f"{kinds[1]}, as in training")
         if train.task != test.task:
-            raise BadInput("data.test_split", test.task, f"{train.task} labels, as in training")
+            raise BadInput(field, test.task, f"{train.task} labels, as in training")
         if test.labelled < len(test):
-            raise BadInput("data.test_split", f"{test.labelled} labels", f"one for each of the {len(test)} test images")
+            raise BadInput(field, f"{test.labelled} labels", f"one for each of its {len(test)} images")
         if train.class_names != test.class_names:
             raise BadInput(
-                "data.test_split",
+                field,
                 list(test.class_names),
                 f"the {TASK_INFO[train.task].outputs} of training{_difference(test.class_names, train.class_names)}",
             )
-        test.check_measurable("data.test_split")
+        test.check_measurable(field)
 
 
 def hide_labels(images: ImageSet, share: float) -> ImageSet:
@@ -572,19 +577,33 @@ def stratified_mask(
     return mask
 
 
-def holdout_mask(labels: npt.NDArray[np.int64], fraction: float) -> npt.NDArray[np.bool_]:
+def holdout_mask(
+    labels: npt.NDArray[np.int64], fraction: float, field: str = "data.holdout", names: Sequence[str] = ()
+) -> npt.NDArray[np.bool_]:
     """Which training samples ``data.holdout`` takes for evaluation, every class in its share: bool [N].
 
     Args:
         fraction: of all samples, between 0 and 1; at least one is held out, and one is not.
+        field: what errors call it.
+        names: of the classes, for errors.
+
+    Raises:
+        BadInput: there are fewer than two samples, or a class would have none left to learn from.
 
     >>> labels = np.repeat([0, 1], [30, 10])
     >>> np.bincount(labels[holdout_mask(labels, 0.2)]).tolist()
     [6, 2]
     """
     if len(labels) < 2:
-        raise BadInput("data.holdout", fraction, f"at least 2 training images, but there is {len(labels)}")
-    return stratified_mask(labels, min(max(round(fraction * len(labels)), 1), len(labels) - 1), "holdout")
+        raise BadInput(field, fraction, f"at least 2 training images, but there is {len(labels)}")
+    held = stratified_mask(labels, min(max(round(fraction * len(labels)), 1), len(labels) - 1), "holdout")
+    whole, left = np.bincount(labels), np.bincount(labels[~held], minlength=int(labels.max()) + 1)
+    if len(empty := np.flatnonzero((whole > 0) & (left == 0))):
+        label = int(empty[0])
+        name = repr(names[label]) if label < len(names) else label
+        count = "its only image" if whole[label] == 1 else f"all its {whole[label]} images"
+        raise BadInput(field, fraction, f"a share that leaves each class an image to learn from: {name} loses {count}")
+    return held
 
 
 def rank_in_class(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -61,6 +61,8 @@ _LAYOUTS = (
 def load(config: DataConfig) -> DataPair:
     """Read both splits, within their limits; with ``holdout`` both are subsets of the training split.
 
+    With ``validation`` there is a third: a further subset of the training split, or a split of its own.
+
     Raises:
         BadInput: the data are missing, damaged, of no known layout, or the splits do not agree; or a
             ``superclasses.json`` in their folder is not about their classes.
@@ -71,7 +73,10 @@ def load(config: DataConfig) -> DataPair:
      ImageSet('digits': 500 images of 1×8×8, uint8, 10 classes))
     """
     if config.holdout is not None:
-        return _load_holdout(config, config.holdout)
+        train = _read(config, config.train_split, "data.train_split", config.train_limit)
+        # The test split may have a class that this one lacks by chance: read its labels, not its images.
+        whole = _add_superclasses(config, extend_classes(train, _test_classes(config)))
+        return _split_training(config, whole.balanced_subset(config.train_limit), None)
     if config.test_split == config.train_split:
         train = test = _read(config, config.train_split, "data.train_split")
     else:
@@ -79,8 +84,40 @@ def load(config: DataConfig) -> DataPair:
         test = _read(config, config.test_split, "data.test_split", config.test_limit)
     whole = make_pair(train, test)
     train, test = (_add_superclasses(config, split) for split in (whole.train, whole.test))
-    train = _with_unlabelled(config, train.balanced_subset(config.train_limit))
-    return DataPair(train, test.balanced_subset(config.test_limit))
+    train, test = train.balanced_subset(config.train_limit), test.balanced_subset(config.test_limit)
+    return _split_training(config, train, test)
+
+
+def take_validation(data: DataPair, share: float) -> DataPair:
+    """The pair that :func:`load` gives with ``validation`` set to a share, of one that was loaded without."""
+    train = data.train
+    held = holdout_mask(train.strata, share, "data.validation", train.class_names)
+    return DataPair(train.subset(np.flatnonzero(~held)), data.test, train.subset(np.flatnonzero(held)))
+
+
+def _split_training(config: DataConfig, whole: ImageSet, test: ImageSet | None) -> DataPair:
+    """The training images less those that ``holdout`` (in place of a test split) and ``validation`` take of them."""
+    named = isinstance(config.validation, str)
+    shares = {"holdout": config.holdout, "validation": None if named else config.validation}
+    free, taken = np.ones(len(whole), dtype=np.bool_), dict[str, npt.NDArray[np.bool_]]()
+    for name, share in shares.items():
+        if isinstance(share, float):
+            rows = np.flatnonzero(free)
+            taken[name] = np.zeros(len(whole), dtype=np.bool_)
+            taken[name][rows[holdout_mask(whole.strata[rows], share, f"data.{name}", whole.class_names)]] = True
+            free &= ~taken[name]
+    validation = None
+    if isinstance(config.validation, str):
+        validation = _add_superclasses(config, _read(config, config.validation, "data.validation"))
+        validation = extend_classes(validation, whole.class_names)
+    if not taken:
+        assert test is not None
+        return DataPair(_with_unlabelled(config, whole), test, validation)
+    whole = _with_unlabelled(config, whole, ~free)
+    learned = np.concatenate([free, np.ones(len(whole) - len(free), dtype=np.bool_)])
+    parts = {name: whole.subset(np.flatnonzero(mask)) for name, mask in taken.items()}
+    held = test or parts["holdout"]
+    return DataPair(whole.subset(np.flatnonzero(learned)), held, validation or parts.get("validation"))
 
 
 def _with_unlabelled(config: DataConfig, train: ImageSet, held: npt.NDArray[np.bool_] | None = None) -> ImageSet:
@@ -95,17 +132,6 @@ def _with_unlabelled(config: DataConfig, train: ImageSet, held: npt.NDArray[np.b
         folder = find_input(config.unlabelled)
         train = add_unlabelled(train, read_images(folder, train.images.shape[1:], config.workers, "data.unlabelled"))
     return train
-
-
-def _load_holdout(config: DataConfig, fraction: float) -> DataPair:
-    """The training images of a run without ``holdout``, split in two."""
-    train = _read(config, config.train_split, "data.train_split", config.train_limit)
-    # The test split may have a class that this one lacks by chance: read its labels, not its images.
-    whole = _add_superclasses(config, extend_classes(train, _test_classes(config))).balanced_subset(config.train_limit)
-    held = holdout_mask(whole.strata, fraction)
-    whole = _with_unlabelled(config, whole, held)
-    learned = np.concatenate([~held, np.ones(len(whole) - len(held), dtype=np.bool_)])
-    return DataPair(whole.subset(np.flatnonzero(learned)), whole.subset(np.flatnonzero(held)))
 
 
 def _test_classes(config: DataConfig) -> tuple[str, ...]:
@@ -228,6 +254,7 @@ def _read(config: DataConfig, split: str, field: str, limit: int | None = None) 
             bad_files=config.bad_files,
             train_split=config.train_split,
             test_split=config.test_split,
+            by_name=config.class_from == "file_name",
             field=field,
         )
     if source == "csv":
@@ -263,6 +290,8 @@ def _layout_and_folder(config: DataConfig) -> tuple[SourceName, Path]:
     """The layout of data that lie in a folder, and the folder."""
     assert config.path is not None
     folder = find_data(config.path)
+    if config.class_from == "file_name" and config.source in ("auto", "folders"):
+        return "folders", folder
     if config.source == "auto":
         return detect_layout(folder, splits=(config.train_split, config.test_split)), folder
     return config.source, folder

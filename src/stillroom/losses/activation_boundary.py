@@ -63,6 +63,7 @@ def activation_boundary(
 class ActivationBoundary(MapLoss[ActivationBoundaryConfig]):
     """Signs of the teacher's pre-activations; see :func:`activation_boundary`."""
 
+    other_names = ("ab", "abound")
     citation = Citation(
         "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons",
         "1811.03233",

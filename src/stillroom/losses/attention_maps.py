@@ -73,6 +73,7 @@ def attention_maps(
 class AttentionMaps(AttentionLoss[AttentionMapsConfig]):
     """Attention maps of blocks, the mean over the pairs; see :func:`attention_maps`."""
 
+    other_names = ("tinybert",)
     citation = Citation(
         "TinyBERT: Distilling BERT for Natural Language Understanding", "1909.10351", "jiao2020tinybert"
     )

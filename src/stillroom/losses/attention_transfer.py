@@ -66,6 +66,7 @@ def attention_map(feature: Tensor, power: int = 2) -> Tensor:
 class AttentionTransfer(MapLoss[AttentionTransferConfig]):
     """Attention maps of both models, summed over the stages; see :func:`attention_transfer`."""
 
+    other_names = ("at", "attention")
     citation = Citation("Paying More Attention to Attention", "1612.03928", "zagoruyko2017paying")
 
     def forward(self, inputs: LossInputs) -> Tensor:

@@ -293,6 +293,7 @@ class Loss(nn.Module, Generic[ConfigT]):
 
     Attributes:
         citation: where it was published, if anywhere.
+        other_names: what papers and other libraries call it, as a recipe's name of it is refused and explained.
         family: what it compares: labels, logits, features, relations between samples, or gradients (also features
             weighed by gradients).
         requires: what the run must provide; a loss that chooses its taps itself sets it in :meth:`setup`.
@@ -315,6 +316,7 @@ class Loss(nn.Module, Generic[ConfigT]):
 
     Config: ClassVar[type[LossConfig]] = LossConfig
     citation: ClassVar[Citation | None] = None
+    other_names: ClassVar[tuple[str, ...]] = ()
     family: ClassVar[Family] = "other"
     requires: Requires = Requires()
     per_sample: ClassVar[bool] = True

@@ -57,6 +57,7 @@ def _of_classes_from(first: int, student_logits: Tensor, labels: Tensor) -> Tens
 class BinaryCrossEntropy(Loss[BinaryCrossEntropyConfig]):
     """Binary cross-entropy with the true labels; see :func:`binary_cross_entropy`."""
 
+    other_names = ("bce",)
     family = "labels"
     requires = Requires(labels=True)
     tasks = ("single_label", "multi_label")

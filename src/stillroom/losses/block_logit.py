@@ -113,6 +113,7 @@ class BlockLogit(TapLoss[BlockLogitConfig]):
     is ``feature_full_fisher``. Stones are dropped when the training is over.
     """
 
+    other_names = ("block_kd",)
     citation = Citation(
         "Decoupling Dark Knowledge via Block-wise Logit Distillation for Feature-level Alignment",
         "2411.01547",

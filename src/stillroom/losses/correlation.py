@@ -49,6 +49,7 @@ def correlation(student_pooled: Tensor, teacher_pooled: Tensor) -> Tensor:
 class Correlation(FeatureLoss[CorrelationConfig]):
     """Correlation of the gaps of consecutive images, the mean over the pairs of taps; see :func:`correlation`."""
 
+    other_names = ("cc", "cckd")
     citation = Citation("Correlation Congruence for Knowledge Distillation", "1904.01802", "peng2019correlation")
     family = "relations"
     per_sample = False

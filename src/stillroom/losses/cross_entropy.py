@@ -56,6 +56,7 @@ def cross_entropy(student_logits: Tensor, labels: Tensor) -> Tensor:
 class CrossEntropy(Loss[CrossEntropyConfig]):
     """Cross-entropy with the true labels; see :func:`cross_entropy`."""
 
+    other_names = ("ce",)
     family = "labels"
     requires = Requires(labels=True)
     rescaling_part = "labels"

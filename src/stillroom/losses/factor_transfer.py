@@ -52,6 +52,7 @@ def factor_transfer(student_feature: Tensor, teacher_feature: Tensor, *, power: 
 class FactorTransfer(MapLoss[FactorTransferConfig]):
     """Normalised factors, the mean over the stages; see :func:`factor_transfer`."""
 
+    other_names = ("ft", "factor")
     citation = Citation(
         "Paraphrasing Complex Network: Network Compression via Factor Transfer", "1802.04977", "kim2018paraphrasing"
     )

@@ -46,6 +46,7 @@ def feature_cosine(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
 class FeatureCosine(FeatureLoss[FeatureCosineConfig]):
     """Cosine distance between features, the mean over the pairs of taps; see :func:`feature_cosine`."""
 
+    other_names = ("cosine",)
     citation = Citation("DistilBERT, a distilled version of BERT", "1910.01108", "sanh2019distilbert")
 
     def forward(self, inputs: LossInputs) -> Tensor:

@@ -46,6 +46,7 @@ def feature_mse(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
 class FeatureMSE(FeatureLoss[FeatureMSEConfig]):
     """Mean squared error between features, the mean over the pairs of taps; see :func:`feature_mse`."""
 
+    other_names = ("fitnet", "fitnets", "hint")
     citation = Citation("FitNets: Hints for Thin Deep Nets", "1412.6550", "romero2015fitnets")
     weighings = ("identity",)
     leaves_padding_out = True

@@ -30,7 +30,7 @@ def fsp(student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) 
     """Flow of the solution procedure: Gram matrices between the channels of consecutive stages.
 
     Formula: ``Σ_i mean_{b,c,d} (G_s − G_t)²``, G_cd = the mean over places of h_i,c·h_{i+1},d, the larger of the two
-    stages' grids average-pooled to the smaller.
+    stages' grids average-pooled to the smaller; before that, the larger of a stage's grids in the two models.
 
     Args:
         student_features: [B, C, H, W] each, two stages or more.

@@ -54,6 +54,7 @@ class JacobianMatching(Loss[JacobianMatchingConfig]):
     The student is differentiated twice; with batch norm, an image's gradient is that of the whole batch's sum.
     """
 
+    other_names = ("jacobian",)
     citation = Citation("Knowledge Transfer with Jacobian Matching", "1803.00443", "srinivas2018knowledge")
     family = "gradients"
     requires = Requires(teacher=True, teacher_features=(TOP_LOGIT,), input_gradient=True)

@@ -90,6 +90,7 @@ class KL(Loss[KLConfig]):
     The parts are those of :mod:`stillroom.losses.targets`.
     """
 
+    other_names = ("kd",)
     citation = Citation("Distilling the Knowledge in a Neural Network", "1503.02531", "hinton2015distilling")
     family = "logits"
     requires = Requires(teacher=True)

@@ -58,6 +58,7 @@ def logit_mse(student_logits: Tensor, teacher_logits: Tensor, *, centred: bool =
 class LogitMSE(Loss[LogitMSEConfig]):
     """Mean squared error between logits; see :func:`logit_mse`."""
 
+    other_names = ("mse",)
     citation = Citation(
         "Comparing Kullback-Leibler Divergence and Mean Squared Error Loss in Knowledge Distillation",
         "2105.08919",

@@ -19,7 +19,7 @@ Relation = Literal["attention", "query", "key", "value"]
 
 
 class MiniLMConfig(AttentionConfig):
-    """Relations between the tokens of a text, by their queries, keys and values."""
+    """Relations between tokens, by their queries, keys and values."""
 
     name: Literal["minilm"] = "minilm"
     relations: Annotated[tuple[Relation, ...], Field(min_length=1)] = Field(

@@ -61,6 +61,7 @@ def mlkd(student_logits: Tensor, teacher_logits: Tensor, *, temperatures: tuple[
 class MLKD(Loss[MLKDConfig]):
     """Multi-level logit distillation; see :func:`mlkd`."""
 
+    other_names = ("mlld", "multi_level_logits")
     citation = Citation("Multi-Level Logit Distillation", "", "jin2023multilevel", "CVPR 2023")
     family = "logits"
     requires = Requires(teacher=True)

@@ -61,6 +61,7 @@ def neuron_selectivity(student_features: Sequence[Tensor], teacher_features: Seq
 class NeuronSelectivity(MapLoss[NeuronSelectivityConfig]):
     """Neuron selectivity transfer, summed over the stages; see :func:`neuron_selectivity`."""
 
+    other_names = ("nst",)
     citation = Citation(
         "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", "1707.01219", "huang2017like"
     )

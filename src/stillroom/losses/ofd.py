@@ -80,6 +80,7 @@ class OFD(MapLoss[OFDConfig]):
     leaves a residual branch out.
     """
 
+    other_names = ("overhaul",)
     citation = Citation("A Comprehensive Overhaul of Feature Distillation", "1904.01866", "heo2019comprehensive")
 
     def setup(self, setup_context: SetupContext) -> None:

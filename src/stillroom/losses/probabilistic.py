@@ -56,6 +56,7 @@ def _neighbours(x: Tensor) -> Tensor:
 class Probabilistic(PooledLoss[ProbabilisticConfig]):
     """Probabilities of neighbours in a batch, the mean over the pairs of taps; see :func:`probabilistic`."""
 
+    other_names = ("pkt",)
     citation = Citation(
         "Learning Deep Representations with Probabilistic Knowledge Transfer", "1803.10837", "passalis2018learning"
     )

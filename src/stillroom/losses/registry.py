@@ -65,8 +65,19 @@ def _named(value: Any) -> Any:
     if not isinstance(name, str):
         raise ValueError(f"a mapping with a name, {nearest('', losses())}")
     if ":" not in name and name not in losses():
-        raise ValueError(f"a loss that exists ({nearest(name, losses())}), or module:Class of your own")
+        raise ValueError(f"a loss that exists ({_nearest_loss(name)}), or module:Class of your own")
     return value
+
+
+def _nearest_loss(name: str) -> str:
+    """A hint for a name that no loss has: the loss that others call so, else the nearest.
+
+    >>> _nearest_loss("RKD"), _nearest_loss("dkdd")
+    ("'rkd' is called relational here", "did you mean 'dkd'?")
+    """
+    other = name.lower()
+    here = next((each for each, kind in losses().items() if other in kind.other_names), None)
+    return nearest(name, losses()) if here is None else f"{other!r} is called {here} here"
 
 
 def _tag(value: Any) -> str:

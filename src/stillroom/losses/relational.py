@@ -81,6 +81,7 @@ def _relations(x: Tensor, *, angles: bool) -> tuple[Tensor, Tensor | None]:
 class Relational(PooledLoss[RelationalConfig]):
     """Distances and angles between the images of a batch, the mean over the pairs of taps; see :func:`relational`."""
 
+    other_names = ("rkd",)
     citation = Citation("Relational Knowledge Distillation", "1904.05068", "park2019relational")
     family = "relations"
 

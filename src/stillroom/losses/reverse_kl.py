@@ -50,6 +50,7 @@ def reverse_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: f
 class ReverseKL(Loss[ReverseKLConfig]):
     """KL divergence from the student's softened answer to the teacher's; see :func:`reverse_kl`."""
 
+    other_names = ("rkl",)
     citation = Citation("MiniLLM: Knowledge Distillation of Large Language Models", "2306.08543", "gu2024minillm")
     family = "logits"
     requires = Requires(teacher=True)

@@ -72,6 +72,7 @@ class ReviewKD(MapLoss[ReviewKDConfig]):
     batch of one has no statistics there. What is fused is used in training alone.
     """
 
+    other_names = ("review",)
     citation = Citation("Distilling Knowledge via Knowledge Review", "2104.09044", "chen2021distilling")
 
     def setup(self, setup_context: SetupContext) -> None:

@@ -48,6 +48,7 @@ def similarity_preserving(student_feature: Tensor, teacher_feature: Tensor) -> T
 class SimilarityPreserving(FeatureLoss[SimilarityPreservingConfig]):
     """Similarities between the images of a batch, the mean over pairs of taps; see :func:`similarity_preserving`."""
 
+    other_names = ("sp", "spkd", "similarity")
     citation = Citation("Similarity-Preserving Knowledge Distillation", "1907.09682", "tung2019similarity")
     family = "relations"
     per_sample = False

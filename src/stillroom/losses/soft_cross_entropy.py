@@ -50,6 +50,7 @@ def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor, *, temper
 class SoftCrossEntropy(Loss[SoftCrossEntropyConfig]):
     """Cross-entropy with the teacher's softened answer; see :func:`soft_cross_entropy`."""
 
+    other_names = ("soft_ce",)
     citation = Citation("Distilling the Knowledge in a Neural Network", "1503.02531", "hinton2015distilling")
     family = "logits"
     requires = Requires(teacher=True)

@@ -59,6 +59,7 @@ def _standardized(logits: Tensor) -> Tensor:
 class StandardizedKL(Loss[StandardizedKLConfig]):
     """KL between standardised logits; see :func:`standardized_kl`."""
 
+    other_names = ("logit_standardization",)
     citation = Citation("Logit Standardization in Knowledge Distillation", "2403.01427", "sun2024logit")
     family = "logits"
     requires = Requires(teacher=True)

@@ -78,15 +78,15 @@ class ModelConfig(Config):
     name: str = Field(
         min_length=1,
         description="A model of `stillroom list`, timm:NAME or torchvision:NAME (extras; random weights), "
-        "transformers:TYPE or transformers:FOLDER with a config.json for texts, or "
+        "transformers:TYPE or transformers:FOLDER with a config.json, or "
         "module:function for your own, called with the keywords it accepts of num_classes, in_channels, image_size "
         "(of texts: vocabulary, length) and the options.",
     )
     weights: str | None = Field(
         None,
         description="File of weights (.safetensors, .pt, .pth, .th), or a folder of shards with their index; a "
-        "relative path is looked for in the working folder, then under $STILLROOM_DATA. None starts from random "
-        "weights.",
+        "relative path is looked for in the working folder, then under $STILLROOM_DATA. pretrained: those that timm or "
+        "torchvision published, fetched once. None starts from random weights.",
     )
     weights_key: str | None = Field(
         None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import io
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,37 @@ def export_program(
     check = _compare(whole, program, inputs, "torch.export")
     write_bytes(Path(path), content)
     return check
+
+
+def quantize_onnx(path: Path, target: Path) -> None:
+    """Write an ONNX file with weights of 8 bits; activations are quantised as they come (dynamic quantisation).
+
+    Raises:
+        RunFailed: onnxruntime cannot quantise it, or not run what it made.
+    """
+    onnxruntime = _runtime()
+    try:
+        quantization: Any = importlib.import_module("onnxruntime.quantization")
+        with suppress_output(), tempfile.TemporaryDirectory() as folder:
+            made, graph = Path(folder) / "int8.onnx", importlib.import_module("onnx").load(path)
+            # Weights are replaced: shapes that were inferred before do not hold for what takes their place.
+            graph.graph.ClearField("value_info")
+            quantization.quantize_dynamic(graph, made, weight_type=quantization.QuantType.QUInt8)
+            content = made.read_bytes()
+        onnxruntime.InferenceSession(content, _session_options(onnxruntime))
+    except Exception as error:
+        raise RunFailed(f"the ONNX file could not be quantised: {_why(error)}") from error
+    write_bytes(target, content)
+
+
+def onnx_function(path: Path, threads: int = 1) -> Callable[[Tensor], Tensor]:
+    """The function of an ONNX file, from inputs to logits, by onnxruntime."""
+    onnxruntime = _runtime()
+    options = _session_options(onnxruntime)
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options)
+    name = session.get_inputs()[0].name
+    return lambda images: torch.from_numpy(session.run(None, {name: images.numpy()})[0])
 
 
 GRAPHS: dict[str, Callable[..., ExportCheck]] = {"onnx": export_onnx, "pt2": export_program}

@@ -6,15 +6,19 @@ import difflib
 import importlib
 import importlib.machinery
 import importlib.util
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
+from safetensors.torch import save
 from torch import nn
 
 from stillroom.errors import BadInput, format_error
+from stillroom.files import cache_root, write_bytes
 
 LIBRARIES = ("timm", "torchvision")
 # Each of these would fetch weights or unpickle a file.
@@ -81,18 +85,42 @@ def default_image_size(name: str, field: str = "model") -> int:
     return int(config.input_size[-1]) if config is not None else 224
 
 
-def pretrained_state(name: str) -> dict[str, torch.Tensor]:
+PRETRAINED = "pretrained"
+
+
+def pretrained_file(name: str, field: str) -> Path:
+    """The published weights of a model as a file below the folder of caches, fetched once.
+
+    Args:
+        name: ``timm:NAME`` or ``torchvision:NAME``.
+        field: what errors call the weights.
+    """
+    kept = cache_root() / PRETRAINED / f"{re.sub(r'[^A-Za-z0-9._-]', '--', name)}.safetensors"
+    if not kept.is_file():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{kept}.lock"):
+            if not kept.is_file():
+                write_bytes(kept, save(pretrained_state(name, field, field)), checksum=True)
+    return kept
+
+
+def pretrained_state(name: str, field: str, file_field: str) -> dict[str, torch.Tensor]:
     """The published weights of a model, fetched by its library (over the network, or from its cache).
+
+    Args:
+        name: ``timm:NAME`` or ``torchvision:NAME``.
+        field: what errors call the wish for them.
+        file_field: what names a file in their place.
 
     Raises:
         BadInput: they cannot be had, with how to bring a file.
     """
     library, _, model = name.partition(":")
     if not is_external(name):
-        raise BadInput("--pretrained", name, "a model of timm or torchvision; --teacher-weights FILE for others")
-    make, known = _timm("--teacher", name) if library == "timm" else _torchvision("--teacher", name)
+        raise BadInput(field, name, f"a model of timm or torchvision; {file_field} FILE for others")
+    make, known = _timm(field, name) if library == "timm" else _torchvision(field, name)
     if model.partition(".")[0] not in known:
-        raise BadInput("--teacher", name, f"a model that {library} has ({_hint(model, known, library)})")
+        raise BadInput(field, name, f"a model that {library} has ({_hint(model, known, library)})")
     try:
         found = make(model, **({"pretrained": True} if library == "timm" else {"weights": "DEFAULT"}))
     except Exception as error:  # of the hub, of the network, or there are none
@@ -102,11 +130,11 @@ def pretrained_state(name: str) -> dict[str, torch.Tensor]:
             else f"torchvision.models.get_model('{model}', weights='DEFAULT')"
         )
         raise BadInput.with_message(
-            "--pretrained",
+            field,
             name,
-            f"--pretrained: the weights of {name} could not be fetched ({format_error(error, 120)}). On a machine with "
+            f"{field}: the weights of {name} could not be fetched ({format_error(error, 120)}). On a machine with "
             f"a network: python -c \"import torch, {library}; torch.save({code}.state_dict(), 'weights.pth')\"; copy "
-            "weights.pth here; then give --teacher-weights weights.pth",
+            f"weights.pth here; then give {file_field} weights.pth",
         ) from None
     return {key: tensor.contiguous().clone() for key, tensor in found.state_dict().items()}
 
@@ -205,8 +233,9 @@ def declare_missing_ops() -> bool:
 
 
 def _extension_loads(folder: Path) -> bool:
-    files = (folder / f"_C{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES)
-    found = next((file for file in files if file.is_file()), None)
+    # `_C.so`, from torchvision 0.29 on `_C_stable.so`: to declare an operator that is loaded later ends the process.
+    suffixes = tuple(importlib.machinery.EXTENSION_SUFFIXES)
+    found = next((file for file in sorted(folder.glob("_C*")) if file.name.endswith(suffixes)), None)
     if found is None:
         return False
     operators: Any = torch.ops

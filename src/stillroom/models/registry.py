@@ -26,7 +26,7 @@ from stillroom.models.config import (
 from stillroom.models.custom import build_custom
 from stillroom.models.external import build_external, is_external
 from stillroom.models.text import BagOfEmbeddings, TextEncoder, TextLSTM
-from stillroom.models.transformers import build_transformers
+from stillroom.models.transformers import build_transformers, build_vision_transformers
 from stillroom.models.zoo import MLP, VGG, ResNet, ViT, WideResNet, default_patch
 
 __all__ = ["brings_weights", "build", "names"]
@@ -82,6 +82,8 @@ def build(
     sizes: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
     if is_external(config.name):
         return build_external(config.name, config.options, **sizes, field=field)
+    if _is_transformers(config.name):
+        return build_vision_transformers(config.name, config.options, **sizes, field=field)
     if ":" in config.name:
         return build_custom(config.name, config.options, sizes, field=field)
     options = _options(config, field)
@@ -113,7 +115,8 @@ def _check_kind(name: str, of_text: bool, field: str) -> None:
     if name in ZOO:
         own: bool | None = ZOO[name].of_text
     else:
-        own = True if _is_transformers(name) else False if is_external(name) else None
+        # Of transformers there are both.
+        own = False if is_external(name) else None
     if own is not None and own != of_text:
         fitting = "bert_mini, bert_micro, text_bag, text_lstm, transformers:TYPE" if of_text else "resnet8, vit_mini …"
         kind = "texts" if of_text else "images"

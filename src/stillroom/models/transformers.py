@@ -64,19 +64,7 @@ def build_transformers(
     Raises:
         BadInput: no such model, or one whose embedding has no row for a token or a position of the data.
     """
-    where, wanted = f"{field}.name", name.partition(":")[2]
-    declare_missing_ops()
-    try:
-        # A library that draws as it is imported must not move the weights drawn next.
-        with torch.random.fork_rng(devices=[]):
-            library = importlib.import_module("transformers")
-            types = library.models.auto.configuration_auto.CONFIG_MAPPING_NAMES
-    except ModuleNotFoundError:
-        raise BadInput(where, name, "transformers to be installed: pip install 'stillroom[transformers]'") from None
-    folder = find_input(wanted)
-    config = _config(
-        library, folder if (folder / "config.json").is_file() else None, wanted, types, options, name, where
-    )
+    library, config = _library_and_config(name, options, f"{field}.name")
     config.num_labels = num_classes
     rows = getattr(config, "vocab_size", vocabulary)
     if rows < vocabulary:
@@ -88,13 +76,58 @@ def build_transformers(
     if places is not None and 0 < places < length + spare:
         expected = f"{length + spare} or more, as texts have up to {length} tokens; or a smaller data.text.max_length"
         raise BadInput(f"{field}.options.max_position_embeddings", places, expected)
+    made = _classifier(library, config, "SequenceClassification", name, f"{field}.name")
+    return _taking_ids(made).train()
+
+
+def build_vision_transformers(
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    num_classes: int,
+    in_channels: int,
+    image_size: int | None,
+    field: str = "model",
+) -> nn.Module:
+    """Make an image classifier of transformers with random weights: ``transformers:vit``, or a folder, as for texts.
+
+    Raises:
+        BadInput: no such model, or one that is not for images.
+    """
+    library, config = _library_and_config(name, options, f"{field}.name")
+    config.num_labels = num_classes
+    for key, value in (("num_channels", in_channels), ("image_size", image_size)):
+        if hasattr(config, key) and key not in options and value is not None:
+            setattr(config, key, value)
+    return _classifier(library, config, "ImageClassification", name, f"{field}.name").train()
+
+
+def _library_and_config(name: str, options: Mapping[str, Any], where: str) -> tuple[Any, Any]:
+    """The library, and the config of one of its models."""
+    wanted = name.partition(":")[2]
+    declare_missing_ops()
+    try:
+        # A library that draws as it is imported must not move the weights drawn next.
+        with torch.random.fork_rng(devices=[]):
+            library = importlib.import_module("transformers")
+            types = library.models.auto.configuration_auto.CONFIG_MAPPING_NAMES
+    except ModuleNotFoundError:
+        raise BadInput(where, name, "transformers to be installed: pip install 'stillroom[transformers]'") from None
+    folder = find_input(wanted)
+    there = folder if (folder / "config.json").is_file() else None
+    return library, _config(library, there, wanted, types, options, name, where)
+
+
+def _classifier(library: Any, config: Any, kind: str, name: str, where: str) -> nn.Module:
+    """A model for ``SequenceClassification`` or ``ImageClassification``."""
     try:
         # Its plain form of attention alone can be traced, differentiated twice and tapped.
-        made = library.AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")
+        made: nn.Module = getattr(library, f"AutoModelFor{kind}").from_config(config, attn_implementation="eager")
     except Exception as error:  # in whatever words it refuses its config
-        expected = f"a model that transformers makes for sequence classification; it raised {format_error(error, 160)}"
+        what = "sequences" if kind.startswith("Sequence") else "images"
+        expected = f"a model that transformers makes to classify {what}; it raised {format_error(error, 160)}"
         raise BadInput(where, name, expected) from None
-    return _taking_ids(made).train()
+    return made
 
 
 _COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "data2vec-text", "ibert")

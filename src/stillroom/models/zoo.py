@@ -320,18 +320,22 @@ def default_patch(image_size: int) -> int:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, softmax(q kᵀ/√(dim/heads)) v. Shapes: [B, N, dim] → [B, N, dim]."""
+    """Multi-head self-attention, softmax(q kᵀ/√(dim/heads)) v. Shapes: [B, N, dim] → [B, N, dim].
+
+    ``query``, ``key`` and ``value`` give these of all heads, [B, N, dim]: taps for losses on them.
+    """
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.head_dim = dim // heads
         self.qkv = nn.Linear(dim, 3 * dim)
+        self.query, self.key, self.value = (nn.Identity() for _ in range(3))
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, self.head_dim)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
+        parts = zip((self.query, self.key, self.value), self.qkv(x).chunk(3, -1), strict=True)
+        q, k, v = (tap(part).unflatten(-1, (self.heads, -1)).transpose(1, 2) for tap, part in parts)
+        mixed = F.scaled_dot_product_attention(q, k, v)
         result: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
         return result
 

@@ -26,7 +26,7 @@ from stillroom.schema.continual import FinishedRecord, JointComparison, MethodTa
 from stillroom.schema.study import StudyResults
 from stillroom.wording import counted, listed
 
-_DEEPEST_SHADE = 60
+_DEEPEST_SHADE = 52  # a deeper one leaves the number on it too little contrast
 _BALANCE_WORDS = (
     "A student biased to the newest classes predicts them (dashed) more often than there are images of them "
     "(dotted), at the cost of old classes."

@@ -229,7 +229,7 @@ def _row(one: RemedyComparison, name: str, title: str, note: str, verification: 
     word = {"better": "better", "worse": "worse", "undecided": "not decided"}[one.verdict]
     p = f", Holm p {p_value(one.holm_p)}" if one.holm_p is not None else ""
     is_open = one.verdict == "undecided" and one.seeds_to_decide is not None
-    settle = f"; about {one.seeds_to_decide:,} seeds would" if is_open else ""
+    settle = f"; about {one.seeds_to_decide:,} seeds would settle it" if is_open else ""
     row.regained = change(one.regained, digits) if one.regained is not None else DASH
     row.bounds = _bounds(one.low, one.high, digits)
     row.verdict, row.word = one.verdict, f"{word}{p}{settle}"

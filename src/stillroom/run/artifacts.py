@@ -22,7 +22,7 @@ from stillroom.run.build import RunParts
 from stillroom.run.records import budget_hash
 from stillroom.schema.measures import figures_of, measure_outputs
 from stillroom.schema.run import RunSummary
-from stillroom.tasks import Task
+from stillroom.tasks import TASK_INFO, Task
 from stillroom.teachers.source import TeacherSource
 from stillroom.train.device import threads
 from stillroom.train.evaluation import compare, score_outputs
@@ -46,6 +46,7 @@ def data_facts(data: DataPair, fingerprint: str) -> dict[str, Any]:
         "classes": train.num_classes,
         "train": len(train),
         **({} if train.labelled == len(train) else {"labelled": train.labelled}),
+        **({} if data.validation is None else {"validation": len(data.validation)}),
         "test": len(test),
         "shape": list(train.images.shape[1:]),
         "pixels": train.is_pixels,
@@ -69,7 +70,7 @@ def run_summary(
     recipe, test = parts.recipe, parts.test
     processes = parts.context.processes.count
     budget = budget_hash(
-        steps=parts.total_steps,
+        steps=progress.step,
         batch_size=recipe.data.batch_size,
         accumulate=progress.parts,
         processes=processes,
@@ -97,6 +98,7 @@ def run_summary(
         "data": data_facts(parts.context.data, parts.hashes["data"]),
         "relations": parts.relations.summary(trained.model) if parts.relations is not None else None,
         **({"custom": dict(parts.custom)} if parts.custom else {}),
+        **({"stopped": _stopped(parts, progress)} if progress.stopped else {}),
         **({"trained": trained_facts(parts.trained)} if parts.trained is not None else {}),
         "device": recipe.training.device,
         "precision": recipe.training.precision,
@@ -114,6 +116,16 @@ def run_summary(
     return RunSummary.model_validate(content).as_dict()
 
 
+def _stopped(parts: RunParts, progress: Progress) -> dict[str, Any]:
+    return {
+        "after": round(progress.step / parts.sampler.steps_per_epoch, 6),
+        "of": round(parts.total_steps / parts.sampler.steps_per_epoch, 6),
+        "patience": parts.recipe.training.patience,
+        "measure": TASK_INFO[parts.train.task].primary.name,
+        "best": progress.best,
+    }
+
+
 def trained_facts(part: TrainedPart) -> dict[str, Any]:
     """What the summary says of a student of which a part was trained."""
     return {"modules": list(part.modules), "parameters": part.parameters, "of": part.of}
@@ -127,8 +139,8 @@ def teacher_facts(
     scored = measured(logits, test, figures) if logits is not None else {}
     sizes = size_of(source.prepared, test) if source.prepared is not None and logits is not None else {}
     files = {"files": dict(source.files)} if source.files else {}
-    follows = {"follows_student": True} if source.follows_student else {}
-    return {"model": source.name, **scored, **sizes, "weights_hash": source.fingerprint, **files, **follows, **compared}
+    changes = {"follows_student" if source.follows_student else "peer": True} if source.changes else {}
+    return {"model": source.name, **scored, **sizes, "weights_hash": source.fingerprint, **files, **changes, **compared}
 
 
 def measured(outputs: Tensor, data: ImageSet, figures: Mapping[str, float]) -> dict[str, Any]:

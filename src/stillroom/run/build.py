@@ -153,6 +153,9 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
     ):
         if part.name == "custom" and own is None:
             raise BadInput(f"training.{name}.name", "custom", "another: custom is what a run in Python was given")
+    if recipe.training.patience is not None and components.data.validation is None:
+        expected = "data.validation with it, such as 0.1: images to wait on that are neither learned from nor the test"
+        raise BadInput("training.patience", recipe.training.patience, expected)
     runtime.processes.copy_weights(components.student.to(runtime.device))
     student = prepare_model(components.student, recipe.student, train, "student")
     models = prepare_teachers(context, components)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import file_digest
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +20,7 @@ from stillroom.files import digest
 from stillroom.losses.base import Loss
 from stillroom.losses.registry import build_loss, build_losses, describe, loss_class, parse_loss
 from stillroom.models.config import ModelConfig, PreprocessConfig
+from stillroom.models.external import PRETRAINED, pretrained_file
 from stillroom.models.modes import copy_model
 from stillroom.models.registry import brings_weights, build
 from stillroom.models.reused_head import ReusedHead
@@ -214,9 +217,13 @@ def build_model(
         if config.head == "new":
             example = _blank_input(data, side)
             fresh = head_tensors(model, example, classes, field=field)
+        path = weights_file(config, field)
+        if config.weights == PRETRAINED:
+            with Path(path).open("rb") as file:
+                note(f"{field}: published weights of {config.name}, SHA-256 {file_digest(file, 'sha256').hexdigest()}")
         load_weights(
             model,
-            config.weights,
+            path,
             field=field,
             key=config.weights_key,
             prefix=config.weights_prefix,
@@ -224,6 +231,16 @@ def build_model(
             note=note,
         )
     return model
+
+
+def weights_file(config: ModelConfig, field: str) -> str | Path:
+    """The file of a model's weights; ``pretrained`` is fetched once.
+
+    Raises:
+        BadInput: published weights that cannot be had.
+    """
+    assert config.weights is not None
+    return pretrained_file(config.name, f"{field}.weights") if config.weights == PRETRAINED else config.weights
 
 
 def _blank_input(data: InputFacts, side: int | None) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +23,10 @@ from stillroom.data.tokens import Tokenization
 from stillroom.errors import BadInput
 from stillroom.files import atomic_write, verify, write_bytes, write_json
 from stillroom.models.config import ModelConfig
-from stillroom.models.export import GRAPHS
+from stillroom.models.export import GRAPHS, export_onnx, onnx_function, quantize_onnx
 from stillroom.models.modes import copy_model
 from stillroom.models.prepared import logits_of, prepare_model, with_layout
+from stillroom.models.preprocess import Preprocess
 from stillroom.models.weights import load_weights, read_state
 from stillroom.observer import Observer
 from stillroom.recipe import Recipe
@@ -34,7 +37,10 @@ from stillroom.schema.measures import measure_outputs
 from stillroom.schema.run import SUMMARY, RunSummary, check_finished
 from stillroom.teachers.precomputed import INPUTS, inputs_of
 from stillroom.train.device import exact_float32, resolve_device
-from stillroom.train.evaluation import score
+from stillroom.train.evaluation import score, score_outputs
+
+INT8 = "onnx-int8"
+FORMS = ("safetensors", "onnx", INT8, "pt2")
 
 # Images written at a time.
 _BLOCK = 500
@@ -108,25 +114,29 @@ def export_run(
 
     Args:
         run: its folder.
-        form: ``safetensors``; ``onnx``; or ``pt2``, a program of :mod:`torch.export`.
+        form: ``safetensors``; ``onnx``; ``onnx-int8``, with weights of 8 bits and measured against ``onnx``; or
+            ``pt2``, a program of :mod:`torch.export`.
         out: the file; left out: ``RUN/export/student.<form>``.
-        pixels: for onnx and pt2, take uint8 images and do the preprocess inside.
+        pixels: for graphs, take uint8 images and do the preprocess inside.
         objects: what the recipe cannot make again; safetensors need nothing.
 
     Returns:
-        ``path``, ``bytes``, and for onnx and pt2 how far its logits are from the module's.
+        ``path``, ``bytes``, and for onnx and pt2 how far its logits are from the module's; for onnx-int8 ``int8`` and
+        ``float32``, of each ``bytes``, ``milliseconds`` an image on one thread, ``count`` and measures on the test
+        images; or ``not_measured``: why there are none.
 
     Raises:
         BadInput: the run or the file cannot be used.
         RunFailed: the exported model does not answer as the student does; nothing was written.
     """
-    if form not in ("safetensors", *GRAPHS):
-        raise BadInput.unknown("--format", form, ("safetensors", *GRAPHS))
+    if form not in FORMS:
+        raise BadInput.unknown("--format", form, FORMS)
     if pixels and form == "safetensors":
-        raise BadInput("--pixels", form, "--format onnx or pt2: a file of weights does no preprocess")
+        raise BadInput("--pixels", form, "--format onnx, onnx-int8 or pt2: a file of weights does no preprocess")
     if out is not None and out.is_dir():
         raise BadInput("--out", str(out), "a file, not a folder")
-    path = out if out is not None else run / "export" / f"student.{form}"
+    suffix = "int8.onnx" if form == INT8 else form
+    path = out if out is not None else run / "export" / f"student.{suffix}"
     result: dict[str, Any] = {"path": str(path)}
     if form == "safetensors":
         # The file of the run itself, once it was read whole: no module is needed.
@@ -142,6 +152,14 @@ def export_run(
         pipe = with_layout(model, recipe.student, examples, "student").preprocess()
         images = examples.images[:1]
         example, inside = (images, pipe) if pixels else (pipe(images), None)
+        if form == INT8:
+            with tempfile.TemporaryDirectory() as folder:
+                whole = Path(folder) / "student.onnx"
+                export_onnx(model, whole, example=example, pixels=inside)
+                quantize_onnx(whole, path)
+                return (
+                    result | {"bytes": path.stat().st_size} | _measure_int8(whole, path, recipe, objects, pipe, inside)
+                )
         check = GRAPHS[form](model, path, example=example, pixels=inside)
         result |= {
             "max_abs_error": check.max_abs_error,
@@ -149,6 +167,35 @@ def export_run(
             "tolerance": check.tolerance,
         }
     return result | {"bytes": path.stat().st_size}
+
+
+def _measure_int8(
+    whole: Path, small: Path, recipe: Recipe, objects: RunObjects | None, pipe: Preprocess, inside: Preprocess | None
+) -> dict[str, Any]:
+    """Size, time and measures of a graph and of what quantisation made of it."""
+    data = objects.data if objects is not None else None
+    try:
+        test = (data or load(recipe.data)).test
+    except BadInput as error:
+        return {"not_measured": str(error)}
+    found: dict[str, Any] = {}
+    for name, path in (("float32", whole), ("int8", small)):
+        graph, outputs = onnx_function(path), []
+        for start in range(0, len(test), _INT8_BATCH):
+            images = test.images[start : start + _INT8_BATCH]
+            outputs.append(graph(images) if inside is not None else pipe.reorder(graph(pipe(images).contiguous())))
+        one = test.images[:1] if inside is not None else pipe(test.images[:1]).contiguous()
+        times = []
+        for _ in range(_INT8_REPEATS):
+            began = time.perf_counter()
+            graph(one)
+            times.append(time.perf_counter() - began)
+        figures = score_outputs(torch.cat(outputs), test.labels, test.task, test.class_names)
+        found[name] = {"bytes": path.stat().st_size, "milliseconds": round(1000 * min(times), 4), **figures}
+    return found
+
+
+_INT8_BATCH, _INT8_REPEATS = 50, 20
 
 
 def evaluate_model(
@@ -210,7 +257,7 @@ def export_inputs(recipe: Recipe, out: Path, observer: Observer) -> dict[str, An
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput("--out", str(out), "a new or empty folder")
     # All of them: a run that holds a part out finds its logits among them.
-    data = load(recipe.data.model_copy(update={"holdout": None}))
+    data = load(recipe.data.model_copy(update={"holdout": None, "validation": None}))
     describe_data(data, observer.note)
     check_augmentable(data.train, recipe.data.augmentation)
     same = recipe.teacher is not None and recipe.teacher.same_for_views

@@ -30,6 +30,7 @@ from stillroom.run.reuse_head import reuse_head
 from stillroom.run.validate import try_smallest_batch, validate
 from stillroom.schema.base import read_json, write
 from stillroom.schema.run import ENVIRONMENT, SUMMARY, RunSummary
+from stillroom.tasks import TASK_INFO
 from stillroom.train.device import (
     exact_float32,
     forget_peak_memory,
@@ -217,6 +218,8 @@ class Run:
             loader=loader,
             sampler=parts.sampler,
             evaluate=evaluate,
+            validate=self._validate if parts.context.data.validation is not None else None,
+            patience_for=TASK_INFO[parts.train.task].primary.name,
             prepare_view=prepare_view,
             config=recipe.training,
             runtime=context,
@@ -325,6 +328,13 @@ class Run:
         parts, context = self.parts, self.parts.context
         trained = replace(parts.student, model=model)
         return logits_of(trained, parts.test, context.device, context.observer, "evaluating", context.processes)
+
+    def _validate(self, student: nn.Module) -> dict[str, float]:
+        context, images = self.parts.context, self.parts.context.data.validation
+        assert images is not None
+        trained = replace(self.parts.student, model=student)
+        logits = logits_of(trained, images, context.device, context.observer, "evaluating", context.processes)
+        return score_outputs(logits, images.labels, images.task, images.class_names)
 
     def _changing_logits(self) -> dict[str, Tensor | None]:
         """Test logits of the teachers that change, as they are now."""

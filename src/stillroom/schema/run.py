@@ -108,6 +108,8 @@ class TeacherSummary(JsonObject):
     weights_hash: str
     # Of the student's moving average or snapshot: it is no other model to compare the student with.
     follows_student: Literal[True] | None = None
+    # Of a second student, which learned while it taught this one.
+    peer: Literal[True] | None = None
     files: dict[str, str] | None = None  # SHA-256 of each file that its logits were read from, where it is no model
     measures: TargetMeasures | None = None  # of multi-label or regression data, in place of top1, nll and ece
     agreement: Percent | None = None
@@ -119,7 +121,7 @@ class TeacherSummary(JsonObject):
         """Its scores; None where it was not scored, or not by classes of which each image has one."""
         if self.top1 is None:
             return None
-        others = {"weights_hash", "follows_student", "files", "measures", "teacher_mae"}
+        others = {"weights_hash", "follows_student", "peer", "files", "measures", "teacher_mae"}
         return ModelScores.model_validate(self.model_dump(exclude=others))
 
     @model_validator(mode="after")
@@ -222,6 +224,7 @@ class DataSummary(JsonObject):
     train: PositiveCount
     # Training images with a label, where some have none.
     labelled: Count | None = None
+    validation: PositiveCount | None = None  # where `data.validation` says so
     test: PositiveCount
     shape: Items[int] = ()
     pixels: bool | None = None
@@ -281,6 +284,27 @@ class TrainedPartSummary(JsonObject):
     of: Count
 
 
+PLAN = "plan.json"
+
+
+class RunPlan(JsonFile):
+    """``plan.json`` of `stillroom distill --data`: the epochs that fit into the minutes, and how long that takes."""
+
+    teacher_epochs: Count
+    student_epochs: PositiveCount
+    seconds: NonNegative
+
+
+class StoppedEarly(JsonObject):
+    """That a run ended after some of its epochs, as its measure on the validation images did not get better."""
+
+    after: NonNegative  # epochs
+    of: NonNegative
+    patience: PositiveCount  # evaluations without a better one
+    measure: str
+    best: float
+
+
 class RunSummary(JsonFile):
     """``summary.json``: what a finished run came to. Units as in :class:`ModelScores`."""
 
@@ -311,6 +335,7 @@ class RunSummary(JsonFile):
     data: DataSummary
     relations: RelationFigures | None = None
     custom: dict[str, str] | None = Field(None, description="Classes of the user's own optimizer and scheduler.")
+    stopped: StoppedEarly | None = Field(None, description="Where `training.patience` ended it before its last epoch.")
     trained: TrainedPartSummary | None = Field(None, description="Where `training.train_only` trained a part alone.")
     device: str
     precision: str
@@ -376,6 +401,8 @@ class RunSummary(JsonFile):
 class MetricsLine(JsonObject):
     """A line of ``metrics.jsonl``: means since the last line of training, or an evaluation on the test split.
 
+    With ``data.validation`` evaluations along the way are on the validation images.
+
     Further fields are figures by name: ``loss``, ``loss/NAME``, ``lr``, ``top1``, ``nll`` …
     """
 
@@ -383,7 +410,7 @@ class MetricsLine(JsonObject):
 
     step: Count
     epoch: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    split: Literal["train", "test"]
+    split: Literal["train", "validation", "test"]
 
     @property
     def figures(self) -> dict[str, float]:

@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 
 from filelock import FileLock, Timeout
 
-from stillroom.errors import BadInput, nearest
+from stillroom.errors import BadInput
 from stillroom.files import CACHE_VARIABLE, cache_root
 from stillroom.schema.base import read_json
 from stillroom.schema.cache import IDENTITY, CacheFile
@@ -109,7 +109,7 @@ def find_keys(prefixes: Sequence[str], keys: Sequence[str], root: Path) -> list[
         if len(matching) == 1:
             found[matching[0]] = None
             continue
-        hint = nearest(prefix, keys) if keys else "there is none"
+        hint = f"`stillroom cache` lists {len(keys)}" if keys else "there is none"
         if matching:
             shown = [key[: max(12, len(prefix) + 4)] for key in matching[:_MOST_SHOWN]]
             more = f" and {len(matching) - len(shown)} more" if len(matching) > len(shown) else ""

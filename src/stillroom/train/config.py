@@ -70,6 +70,7 @@ class TrainingConfig(Config):
         "max_steps": "steps",
         "optim": "optimizer",
         "scheduler": "schedule",
+        "early_stopping": "patience",
     }
 
     epochs: int | None = Field(
@@ -114,7 +115,16 @@ class TrainingConfig(Config):
     )
     log_every: int = Field(20, ge=1, description="Steps between lines of metrics.jsonl.")
     evaluate_every: int = Field(
-        1, ge=1, description="Epochs between evaluations on the test split; the last epoch is always evaluated."
+        1,
+        ge=1,
+        description="Epochs between evaluations, on the images of data.validation or else the test split; the last "
+        "epoch is always evaluated.",
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="End the training after so many evaluations in a row without a better result on the images of "
+        "data.validation, which it needs. The last weights are kept, and the learning rate does not come to its end.",
     )
     checkpoints: tuple[int, ...] = Field(
         (), description="Epochs at which the student's weights are saved; 0 is the start."
@@ -135,9 +145,10 @@ class TrainingConfig(Config):
 
     @model_serializer(mode="wrap")
     def _only_where_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Recipes without it stay what they were, to their bytes and their hash.
+        # Recipes without them stay what they were, to their bytes and their hash.
         written: dict[str, Any] = handler(self)
-        return {key: value for key, value in written.items() if key != "train_only" or value is not None}
+        optional = ("patience", "train_only")
+        return {key: value for key, value in written.items() if key not in optional or value is not None}
 
     @model_validator(mode="after")
     def _one_budget(self) -> TrainingConfig:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from stillroom.train.interruption import Interruption
 from stillroom.train.optimisation import MovingAverage, OwnOptimisation, lr_factor, scale_lr
 from stillroom.train.recorders import Clock, EvaluationInfo, Meter, StepHook, StepInfo
 from stillroom.train.step import DistillStep, check_not_silent, is_compile_error
+from stillroom.wording import counted
 
 
 @dataclass
@@ -38,6 +39,9 @@ class Progress:
     order: str = ""  # running hash of the order of images used, an epoch at a time
     views: str = ""  # running hash of the views used
     parts: int = 1  # micro-batches of each batch: as in the recipe, or more after memory ran out
+    best: float | None = None  # best result on the validation images, with training.patience
+    waited: int = 0  # evaluations since then
+    stopped: bool = False  # whether it was waited for long enough
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,9 @@ class Trainer:
     sampler: BatchSampler  # chooses the images of each step
     # Computes the student's test metrics, for a line of metrics.jsonl.
     evaluate: Callable[[nn.Module], dict[str, float]]
+    # The same on the validation images; the test split is then evaluated at the end alone. None without them.
+    validate: Callable[[nn.Module], dict[str, float]] | None
+    patience_for: str  # the figure that training.patience waits for; higher is better
     config: TrainingConfig  # the training's options, resolved
     runtime: Runtime  # where it runs
     seed: int  # of dropout
@@ -113,7 +120,7 @@ class Trainer:
                 self._keep_checkpoint(kept, whole_epochs)
             if before is not None:
                 try:
-                    figures = self._evaluate(kept, progress.step, per_epoch, interruption)
+                    figures = self._evaluate(kept, progress, per_epoch, total, interruption) or figures
                 except KeyboardInterrupt:
                     self._save(progress, figures, optimizer, average, scheduler, before)
                     raise
@@ -132,12 +139,12 @@ class Trainer:
         # Once, as it visits every module; evaluation restores each module's mode.
         wrapped.train()
         self.runtime.observer.run_started("training", total, progress.step)
-        stream = self.loader.batches(self._requests(progress.step, total))
+        stream = self.loader.batches(self._requests(progress.step, progress.step if progress.stopped else total))
         with Interruption() as interruption, closing(stream):
             if ended is not None:
                 meter.load_state_dict(ended)
                 end_step(interruption)
-            for batch in stream:
+            for batch in stream if not progress.stopped else ():
                 epoch, position = divmod(progress.step, per_epoch)
                 if position == 0:
                     self._sign(progress, epoch)
@@ -170,6 +177,8 @@ class Trainer:
                     self._save(progress, figures, optimizer, average, scheduler, self._end_of_step(meter))
                     raise
                 end_step(interruption)
+                if progress.stopped:
+                    break
         return kept, progress, figures
 
     def _requests(self, first: int, total: int) -> Generator[Request]:
@@ -285,18 +294,54 @@ class Trainer:
             line = {"step": step, "epoch": _epoch(step, per_epoch), **self.relations(kept)}
             self.folder.append("class_relations.jsonl", line)
 
-    def _evaluate(self, kept: nn.Module, step: int, per_epoch: int, interruption: Interruption) -> dict[str, float]:
+    def _evaluate(
+        self, kept: nn.Module, progress: Progress, per_epoch: int, total: int, interruption: Interruption
+    ) -> dict[str, float]:
+        """Evaluate on the validation images, or else on the test split, and on this at the end; its figures then."""
+        step, best, waited, stops = progress.step, progress.best, 0, False
+        if self.validate is not None:
+            found = self._evaluate_on("validation", self.validate, kept, step, per_epoch, interruption)
+            if self.config.patience is not None:
+                level = found[self.patience_for]
+                better = best is None or level > best
+                best, waited = (level, 0) if better else (best, progress.waited + 1)
+                stops = waited >= self.config.patience and step < total
+            if step < total and not stops:
+                progress.best, progress.waited = best, waited
+                return {}
+        figures = self._evaluate_on("test", self.evaluate, kept, step, per_epoch, interruption)
+        # Interrupted before, all of it is done again.
+        progress.best, progress.waited, progress.stopped = best, waited, stops
+        if stops:
+            self.runtime.observer.note(
+                f"stopped after epoch {_epoch(step, per_epoch):g} of {total / per_epoch:g}: {self.patience_for} on the "
+                f"validation images did not rise above {best:.2f} in {counted(waited, 'evaluation')}; the last weights "
+                "are kept"
+            )
+        return figures
+
+    def _evaluate_on(
+        self,
+        split: Literal["validation", "test"],
+        evaluate: Callable[[nn.Module], dict[str, float]],
+        kept: nn.Module,
+        step: int,
+        per_epoch: int,
+        interruption: Interruption,
+    ) -> dict[str, float]:
         began = time.perf_counter()
         with interruption.immediate(), self.runtime.clock.phase("evaluation"):
             self.runtime.processes.copy_buffers(kept)
-            figures = self.evaluate(kept)
+            figures = evaluate(kept)
         shown = {key: value for key, value in figures.items() if key not in ("correct", "count")}
-        line = {"step": step, "epoch": _epoch(step, per_epoch), "split": "test", **shown}
+        line = {"step": step, "epoch": _epoch(step, per_epoch), "split": split, **shown}
         self.folder.append("metrics.jsonl", line)
         self.folder.append("timing.jsonl", {"event": "evaluation", "step": step, "seconds": _since(began)})
         self.runtime.observer.logged(line)
-        for hook in self.hooks:
-            hook.after_evaluation(EvaluationInfo(step, _epoch(step, per_epoch), kept, dict(shown)))
+        # A hook that chooses by what it sees never sees the test split where there is another.
+        if split == "validation" or self.validate is None:
+            for hook in self.hooks:
+                hook.after_evaluation(EvaluationInfo(step, _epoch(step, per_epoch), kept, dict(shown)))
         return figures
 
     def _keep_checkpoint(self, model: nn.Module, epoch: int) -> None:

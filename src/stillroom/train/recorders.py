@@ -149,7 +149,7 @@ class StepInfo:
 
 @dataclass(frozen=True)
 class EvaluationInfo:
-    """One evaluation on the test split.
+    """One evaluation on the test split, or with ``data.validation`` on the validation images.
 
     Attributes:
         step: optimizer steps done.
@@ -177,7 +177,7 @@ class StepHook:
         """Called after every optimizer step; keep results on the device here, and read them in ``line``."""
 
     def after_evaluation(self, info: EvaluationInfo) -> None:
-        """Called after every evaluation on the test split."""
+        """Called after every evaluation on the test split, or with ``data.validation`` on the validation images."""
 
     def line(self) -> dict[str, Any] | None:
         """What to append to ``weight_distance.jsonl`` at a log step, with step and epoch; None for nothing."""

@@ -18,6 +18,10 @@ from stillroom.errors import BadInput, format_error
 
 def read_script(path: Path) -> bytes:
     """The source of a script; BadInput where it is not there, or it is no Python."""
+    if path.suffix in (".yaml", ".yml"):
+        raise BadInput("SCRIPT.py", str(path), f"a Python script; of a recipe `stillroom diagnose {path}`")
+    if str(path).startswith("-"):
+        raise BadInput("SCRIPT.py", str(path), "a Python script; audit has no such option (stillroom audit --help)")
     if not path.is_file():
         raise BadInput("SCRIPT.py", str(path), "a Python script; there is no such file")
     try:

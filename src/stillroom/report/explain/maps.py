@@ -18,7 +18,8 @@ from safetensors import SafetensorError, safe_open
 from stillroom.errors import BadInput
 from stillroom.files import verify
 from stillroom.report.blocks import Values
-from stillroom.report.formats import MINUS, amount
+from stillroom.report.formats import DASH, MINUS, amount, decimal
+from stillroom.report.numbers import PlotNumbers
 from stillroom.report.run.charts import png_uri
 from stillroom.schema.base import clean
 from stillroom.schema.explanation import EXPLANATION_MAPS, Explanation, NetworkRef
@@ -173,7 +174,42 @@ def gallery(explanation: Explanation, maps: ExplanationMaps) -> Values:
         height=pixels.shape[2],
         ramp=", ".join(RAMP),
         held=held,
+        numbers=_numbers(explanation, maps, chosen),
     )
+
+
+def _numbers(explanation: Explanation, maps: ExplanationMaps, chosen: NDArray[np.int64]) -> PlotNumbers:
+    """What the maps show, as counts and means of each image and network, means over seeds."""
+    first, last = (f"epoch {explanation.epochs[end]:g}" for end in (0, -1))
+    heads = ["image, network"]
+    heads += [f"concepts on the {where}, {when}" for where in ("subject", "background") for when in (first, last)]
+    heads += [f"mean entropy of the {where}, {last}, nats" for where in ("subject", "background")]
+    digits = 1 if len(explanation.explained) > 1 else 0
+    rows = []
+    for image in chosen:
+        label = class_name(maps.class_names, int(maps.labels[image]))
+        masks = maps.foreground[image], ~maps.foreground[image]
+        held = [(name, [(maps.entropy[p][:, image], maps.concepts[p][:, image]) for p in places])
+                for name, _, places in sides(explanation)]  # fmt: skip
+        if maps.teacher is not None:
+            held.insert(0, ("Teacher", [(maps.teacher[0][image][None], maps.teacher[1][image][None])]))
+        for name, networks in held:
+            counts = [
+                amount(float(np.mean([concepts[end][mask].sum() for _, concepts in networks])), digits)
+                for mask in masks
+                for end in (0, -1)
+            ]
+            if name == "Teacher":  # it has no checkpoints
+                counts[0] = counts[2] = DASH
+            means = [
+                decimal(float(np.mean([entropy[-1][mask].mean() for entropy, _ in networks])), 2)
+                if mask.any()
+                else DASH
+                for mask in masks
+            ]
+            rows.append([f"{label}, {explanation.images.rows[image]}: {name}", *counts, *means])
+    note = "" if len(explanation.explained) < 2 else f"Means of {len(explanation.explained)} seeds."
+    return PlotNumbers(heads, rows, note)
 
 
 def shown(explanation: Explanation, images: int) -> int:

@@ -9,6 +9,7 @@ from stillroom.report.blocks import Values
 from stillroom.report.explain.page import PAGE
 from stillroom.report.formats import DASH, decimal, signed
 from stillroom.report.html import rendered, write_page
+from stillroom.report.numbers import PlotNumbers
 from stillroom.schema.base import read_json
 from stillroom.schema.explanation import EXPLANATION_WORDS, MeanOverTexts, TextWords, WordExplanation, WordNetwork
 
@@ -80,7 +81,9 @@ def _text(text: TextWords, found: WordExplanation) -> Values:
     for network, of_network in zip(found.networks, text.kept, strict=True):
         for checkpoint, kept in zip(network.checkpoints, of_network, strict=True):
             rows.append((f"{network_title(network)}, epoch {checkpoint.epoch:g}", _words(text, kept)))
-    return Values(row=text.row, label=text.label, rows=rows)
+    heads = ["word", *(who for who, _ in rows)]
+    numbers = [[word, *(words[place].what for _, words in rows)] for place, word in enumerate(text.words)]
+    return Values(row=text.row, label=text.label, rows=rows, numbers=PlotNumbers(heads, numbers))
 
 
 def _words(text: TextWords, kept: tuple[float, ...]) -> list[Values]:

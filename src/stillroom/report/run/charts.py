@@ -28,7 +28,7 @@ from stillroom.report.charts import (
     rounded,
     thin,
 )
-from stillroom.report.formats import decimal, short, signed, three_digits
+from stillroom.report.formats import decimal, short, signed, three_digits, whole
 from stillroom.report.run.data import Row, RunData
 from stillroom.schema.predictions import BINS, Calibration, ImageScores, Predictions
 from stillroom.tasks import TASK_INFO
@@ -78,7 +78,7 @@ def _points(rows: Sequence[Row], key: str) -> tuple[Any, Any]:
 def _traces(members: Sequence[Member], split: str, key: str, digits: str) -> list[Figure]:
     traces = []
     for place, member in enumerate(members):
-        x, y = _points(getattr(member.run, split), key)
+        x, y = _points(member.run.curve[1] if split == "curve" else getattr(member.run, split), key)
         if len(x):
             traces.append(
                 line(
@@ -116,44 +116,51 @@ def css_dash(place: int) -> str:
 
 
 def _top1(members: Sequence[Member]) -> Chart | None:
-    traces = _traces(members, "test", "top1", ".2f")
+    traces = _traces(members, "curve", "top1", ".2f")
     if not traces:
         return None
     subject = members[0].run
     options: Figure = {}
-    if subject.teacher is not None:
+    split = subject.curve[0]
+    # The teacher was measured on the test split, and on no other.
+    if subject.teacher is not None and split == "test":
         top1 = subject.teacher.top1
         epochs = [0.0, *sorted({x for trace in traces for x in trace["x"]})]
         hover = {"legendgroup": "teacher", "hovertemplate": "%{y:.2f}"}
-        traces.append(level(epochs, top1, "Teacher", "teacher", "dash", **hover))
+        title = subject.teacher_word.capitalize()
+        traces.append(level(epochs, top1, title, "teacher", "dash", **hover))
         note = {"x": 0, "y": top1, "xanchor": "left", "yanchor": "bottom", "showarrow": False}
         font = {"color": LIGHT["teacher"]}
-        options["annotations"] = [{**note, "text": f"teacher {decimal(top1)}%", "font": font}]
-    figure = over_epochs(traces, "top-1 on the test split, %", **options)
-    return Chart("top1", "Test top-1", _top1_words(subject), 380, figure)
+        options["annotations"] = [{**note, "text": f"{subject.teacher_word} {decimal(top1)}%", "font": font}]
+    figure = over_epochs(traces, f"top-1 on the {split} {'split' if split == 'test' else 'images'}, %", **options)
+    return Chart("top1", f"{split.capitalize()} top-1", _top1_words(subject), 380, figure)
 
 
 def primary_curve(members: Sequence[Member]) -> Chart | None:
     """The measure of multi-label or regression data over the training, the teacher as a level."""
     run = members[0].run
     measure = TASK_INFO[run.summary.task].primary
-    traces = _traces(members, "test", measure.name, f".{measure.digits}f")
+    split, rows = run.curve
+    traces = _traces(members, "curve", measure.name, f".{measure.digits}f")
     if not traces:
         return None
-    teacher = run.summary.teacher.measures if run.summary.teacher is not None else None
+    compared = run.compared_teacher
+    teacher = compared.measures if compared is not None and split == "test" else None
     if teacher is not None:
         epochs = [0.0, *sorted({x for trace in traces for x in trace["x"]})]
         hover = {"legendgroup": "teacher", "hovertemplate": f"%{{y:.{measure.digits}f}}"}
-        traces.append(level(epochs, float(getattr(teacher, measure.name)), "Teacher", "teacher", "dash", **hover))
+        height = float(getattr(teacher, measure.name))
+        traces.append(level(epochs, height, run.teacher_word.capitalize(), "teacher", "dash", **hover))
     unit = ", %" if measure.unit == "%" else ""
-    figure = over_epochs(traces, f"{measure.title} on the test split{unit}")
-    _, levels = _points(run.test, measure.name)
+    figure = over_epochs(traces, f"{measure.title} on the {split} {'split' if split == 'test' else 'images'}{unit}")
+    _, levels = _points(rows, measure.name)
     first, last = (measure.written(float(value)) for value in (levels[0], levels[-1]))
-    return Chart(measure.name, f"Test {measure.title}", f"From {first} to {last}.", 380, figure)
+    return Chart(measure.name, f"{split.capitalize()} {measure.title}", f"From {first} to {last}.", 380, figure)
 
 
 def _top1_words(run: RunData) -> str:
-    held = [(row["epoch"], row["top1"]) for row in run.test if "top1" in row]
+    split, rows = run.curve
+    held = [(row["epoch"], row["top1"]) for row in rows if "top1" in row]
     if not held:
         return "This run made no evaluation during training."
     (first, start), (last, end) = held[0], held[-1]
@@ -164,8 +171,13 @@ def _top1_words(run: RunData) -> str:
         best_epoch, best = max(held, key=lambda point: point[1])
         if best > end:
             text += f" Its highest point was {decimal(best)}% at epoch {best_epoch:.4g}; the last one is reported."
-    if run.teacher is not None:
-        text += f" The dashed line is the teacher’s {decimal(run.teacher.top1)}%."
+    if split == "validation":
+        text += (
+            f" Of {whole(run.summary.data.validation)} images that were not learned from; the test images were looked "
+            f"at once, at the end: {decimal(run.student.top1)}%."
+        )
+    elif run.teacher is not None:
+        text += f" The dashed line is the {run.teacher_word}’s {decimal(run.teacher.top1)}%."
     return text
 
 
@@ -295,7 +307,7 @@ class ClassRow:
         return self.student - self.teacher if self.teacher is not None else self.student
 
 
-def class_changes(rows: Sequence[ClassRow]) -> Chart:
+def class_changes(rows: Sequence[ClassRow], teacher: str) -> Chart:
     """What each class gained or lost, as bars; of many classes, only those that changed most."""
     ordered = sorted(rows, key=lambda row: row.change)
     some = len(ordered) > ALL_CLASSES
@@ -313,7 +325,7 @@ def class_changes(rows: Sequence[ClassRow]) -> Chart:
             for row in shown
         ],
         hovertemplate="<b>%{customdata[0]}</b><br>student %{customdata[1]}%"
-        + ("<br>teacher %{customdata[2]}%<br>change %{customdata[3]} points" if compared else "")
+        + (f"<br>{teacher} " + "%{customdata[2]}%<br>change %{customdata[3]} points" if compared else "")
         + "<br>%{customdata[4]:,} test images<extra></extra>",
     )
     low, high = min(0.0, *(row.change for row in shown)), max(0.0, *(row.change for row in shown))
@@ -324,7 +336,7 @@ def class_changes(rows: Sequence[ClassRow]) -> Chart:
         [*(short(row.name, 18) for row in shown), *(["…"] if some else [])],
         [*places, *([-SHOWN_CLASSES] if some else [])],
     )
-    title = "student − teacher, points" if compared else "accuracy of the class, %"
+    title = f"student − {teacher}, points" if compared else "accuracy of the class, %"
     x = axis(title, range=ends, fixedrange=True, zeroline=True)
     figure = {"data": [bars], "layout": layout(xaxis=x, yaxis=names, bargap=0.28)}
     heading = "Change by class" if compared else "Accuracy by class"

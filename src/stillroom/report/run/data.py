@@ -29,6 +29,7 @@ from stillroom.schema.run import (
     RelationsRecord,
     RescalingEpoch,
     RunSummary,
+    TeacherSummary,
     check_finished,
     read_timing,
 )
@@ -45,7 +46,8 @@ class RunData:
     recipe_text: str | None  # ``recipe.yaml`` as it is written, where it is there
     recipe: Row  # the same, parsed
     train: tuple[Row, ...]  # the figures of each line of training, with ``step`` and ``epoch``
-    test: tuple[Row, ...]  # those of each evaluation
+    validation: tuple[Row, ...]  # those of each evaluation on the validation images, where there are some
+    test: tuple[Row, ...]  # those of each evaluation on the test split
     latency: dict[str, dict[int, float]]  # for ``student`` and ``teacher`` milliseconds by batch size
     latency_by_tokens: dict[str, dict[int, float]]  # of texts: milliseconds at batch 1 by the number of tokens
     latency_threads: tuple[int, ...]  # the CPU threads that these were measured with
@@ -80,17 +82,34 @@ class RunData:
 
         None without scores, and where it follows the student: that is no other model.
         """
+        return None if self.compared_teacher is None else self.compared_teacher.scores
+
+    @property
+    def compared_teacher(self) -> TeacherSummary | None:
+        """What the summary says of it."""
         teacher = self.summary.teacher
-        return None if teacher is None or teacher.follows_student else teacher.scores
+        return None if teacher is None or teacher.follows_student else teacher
+
+    @property
+    def curve(self) -> tuple[str, tuple[Row, ...]]:
+        """The split that was measured along the way, and its rows."""
+        return ("validation", self.validation) if self.validation else ("test", self.test)
 
     @property
     def distilled(self) -> bool:
         """Whether the student learned from a teacher, which may also be there for comparison alone."""
         return self.summary.distilled
 
+    @property
+    def teacher_word(self) -> str:
+        """What sentences call the one that the student is compared with: ``peer`` where it learned, too."""
+        return self.teacher_title(self.summary.reference or "").partition(" ")[0].lower()
+
     def teacher_title(self, name: str) -> str:
         """What the page calls a teacher."""
-        return f"Teacher {name}" if len(self.summary.teachers) > 1 else "Teacher"
+        teacher = self.summary.teachers.get(name)
+        title = "Peer" if teacher is not None and teacher.peer else "Teacher"
+        return f"{title} {name}" if len(self.summary.teachers) > 1 else title
 
 
 def read_run(path: Path) -> RunData:
@@ -105,7 +124,7 @@ def read_run(path: Path) -> RunData:
     """
     check_finished(path)
     summary = read_json(RunSummary, path / SUMMARY)
-    splits: dict[str, list[Row]] = {"train": [], "test": []}
+    splits: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
     for line in read_jsonl(MetricsLine, path / METRICS):
         splits[line.split].append({"step": line.step, "epoch": line.epoch, **line.figures})
     events = [event for event in read_timing(path / TIMING) if event.event == "latency" and event.milliseconds]
@@ -127,6 +146,7 @@ def read_run(path: Path) -> RunData:
         recipe_text=recipe_text,
         recipe=recipe,
         train=tuple(splits["train"]),
+        validation=tuple(splits["validation"]),
         test=tuple(splits["test"]),
         latency=latency,
         latency_by_tokens=by_tokens,

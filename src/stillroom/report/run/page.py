@@ -65,12 +65,13 @@ GLOSSARY = {
 _NO_PREDICTIONS = "This run folder holds no predictions.safetensors."
 
 
-def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
+def write_report(runs: Sequence[Path], out: Path | None = None, steps: Sequence[tuple[str, str]] = ()) -> Path:
     """Write one HTML page about finished runs.
 
     Args:
         runs: run folders; the page is about the first, the others are compared with it.
         out: the file to write; left out: ``report.html`` in the first run's folder.
+        steps: what to try next: why, and a command or none.
 
     Returns:
         The file that was written.
@@ -95,11 +96,16 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
         raise BadInput("out", str(target), "a file, not a folder")
     # What `stillroom explain` wrote into the same folder; a page elsewhere would not find it.
     is_explained = target.parent.resolve() == runs[0].resolve() and (runs[0] / EXPLAINED).is_file()
-    page = render([read_run(Path(run)) for run in runs], explained=EXPLAINED if is_explained else "")
+    page = render([read_run(Path(run)) for run in runs], None, EXPLAINED if is_explained else "", steps)
     return write_page(target, page)
 
 
-def render(runs: Sequence[RunData], context: PageContext | None = None, explained: str = "") -> str:
+def render(
+    runs: Sequence[RunData],
+    context: PageContext | None = None,
+    explained: str = "",
+    steps: Sequence[tuple[str, str]] = (),
+) -> str:
     """The page as text; the same runs give the same text.
 
     Raises:
@@ -118,6 +124,7 @@ def render(runs: Sequence[RunData], context: PageContext | None = None, explaine
         page=page,
         study=context,
         explained=explained,
+        steps=steps,
     )
 
 
@@ -174,7 +181,7 @@ def run_page(runs: Sequence[tuple[str, RunData]]) -> Values:
         depth_hint=_depth_hint(run),
         command=f"stillroom {_command(run)} recipe.yaml --out RUN",
         hashes=_hash_rows([each for _, each in runs]),
-        glossary=GLOSSARY,
+        glossary={_worded(name, run): _worded(meaning, run) for name, meaning in GLOSSARY.items()},
         charts=[
             *charts,
             *(chart for each in (tasks, rescaling, relations) if each for chart in each.charts),
@@ -209,24 +216,24 @@ def _tiles(run: RunData, labels: RunData | None) -> list[Tile]:
             Tile(scaled(student.parameters), "parameters", student.model),
             Tile(scaled(student.multiply_adds), "multiply-adds", "an image"),
         ]
-    before, after = (run.latency.get(who, {}).get(1) for who in (_timed_teacher(run), "student"))
+    before, after = (run.latency.get(who, {}).get(1) for who in (run.summary.reference or "teacher", "student"))
     kept = f"{decimal(100 * student.top1 / teacher.top1)}%" if teacher.top1 else DASH
-    first = Tile(kept, "of the teacher’s top-1 kept", f"{signed(student.top1 - teacher.top1, 2)} points")
+    points = signed(student.top1 - teacher.top1, 2)
+    first = Tile(kept, "of the teacher’s top-1 kept", f"{points} points")
+    if run.teacher_word == "peer":
+        first = Tile(points, "points of top-1 against its peer", f"{decimal(teacher.top1)}% the peer")
     if labels is not None and (gap := top1_gap(run, labels)) is not None:
         significance = "" if gap.resolved or gap.points == 0 else ", not significant"
         detail = f"± {decimal(gap.margin, 2)} over the test images{significance}"
         first = Tile(signed(gap.points, 2), "points of top-1 against labels alone", detail)
+    several = teacher.parameters is None and len(run.teachers) > 1
+    missing = "the teacher is several networks" if several else "not recorded"
     return [
         first,
-        _cost_tile("parameters", ("fewer", "more"), teacher.parameters, student.parameters, scaled),
-        _cost_tile("multiply-adds", ("fewer", "more"), teacher.multiply_adds, student.multiply_adds, scaled),
+        _cost_tile("parameters", ("fewer", "more"), teacher.parameters, student.parameters, scaled, missing),
+        _cost_tile("multiply-adds", ("fewer", "more"), teacher.multiply_adds, student.multiply_adds, scaled, missing),
         _cost_tile("latency at batch 1", ("lower", "higher"), before, after, _milliseconds, "not measured"),
     ]
-
-
-def _timed_teacher(run: RunData) -> str:
-    """What timings call the teacher that is compared with."""
-    return run.summary.reference or "teacher"
 
 
 def _cost_tile(
@@ -235,7 +242,7 @@ def _cost_tile(
     before: float | None,
     after: float | None,
     written: Callable[[float | None], str],
-    missing: str = "not recorded",
+    missing: str,
 ) -> Tile:
     found = factor(before, after, *sides)
     if found is None:
@@ -280,7 +287,7 @@ def _prediction_parts(members: Sequence[Member]) -> Values | None:
     return Values(
         calibrations=tuple(bins),
         reliability=reliability(bins),
-        classes=class_changes(rows),
+        classes=class_changes(rows, run.teacher_word),
         class_rows=sorted(rows, key=lambda row: row.change),
         confusions=tuple(_confusion_row(one, held.class_names) for one in found),
         by_superclass=_by_superclass(run, held.labels, student, teacher),
@@ -309,7 +316,7 @@ def _by_superclass(run: RunData, labels: Integers, student: ImageScores, teacher
         return None
     names = sorted(set(groups))
     of_class = np.array([names.index(group) for group in groups])
-    models = [("Student", student), *([("Teacher", teacher)] if teacher is not None else [])]
+    models = [("Student", student), *([(run.teacher_word.capitalize(), teacher)] if teacher is not None else [])]
     counts = np.bincount(of_class[labels], minlength=len(names))
     tables = []
     for name, scores in models:
@@ -336,7 +343,7 @@ def _confusion_row(confusion: Confusion, class_names: Sequence[str]) -> Values:
 def _depth_hint(run: RunData) -> str:
     """That a map could be made; empty where there is one, or nothing to make it of."""
     teacher, data = run.recipe.get("teacher"), run.recipe.get("data")
-    runs_here = isinstance(teacher, dict) and teacher.get("answers") is None and teacher.get("logits") is None
+    runs_here = isinstance(teacher, dict) and teacher.get("learns") is None and teacher.get("logits") is None
     named = isinstance(data, dict) and data.get("source") != "python"
     if run.fidelity is not None or run.teacher is None or not (run.checkpoints and runs_here and named):
         return ""
@@ -362,7 +369,8 @@ def _missing_images(run: RunData, parts: Values | None) -> str:
         return "The predictions of this run contain no images."
     if parts is not None and not parts.examples:
         what = "images" if held.example_texts is None else "texts"
-        return f"On the {len(held.example_indices)} {what} that changed most the student gives its teacher’s answer."
+        count, word = len(held.example_indices), run.teacher_word
+        return f"On the {count} {what} that changed most the student gives its {word}’s answer."
     return ""
 
 
@@ -374,7 +382,9 @@ def compare(members: Sequence[Member], labels: RunData | None = None) -> Values:
         Column(run.teacher_title(name), one.model, "teacher", "dashed") for name, one in run.teachers.items()
     ] + [Column("Student", run.student.model, "student", kind="subject")]
     if run.teacher is not None:
-        columns.append(Column(f"Student against {run.summary.reference if several else 'teacher'}", against="teacher"))
+        columns.append(
+            Column(f"Student against {run.summary.reference if several else run.teacher_word}", against="teacher")
+        )
     for place in places:
         member = members[place]
         columns.append(Column(member.name, member.run.student.model, member.colour, css_dash(place)))
@@ -403,8 +413,8 @@ def compare(members: Sequence[Member], labels: RunData | None = None) -> Values:
         starts_group = number > 0 and metrics[number - 1].is_quality and not metric.is_quality
         rows.append(
             Values(
-                metric=metric.name,
-                meaning=GLOSSARY.get(metric.name, _TOKENS),
+                metric=_worded(metric.name, run),
+                meaning=_worded(GLOSSARY.get(metric.name, _TOKENS), run),
                 cells=tuple(cells),
                 starts_group=starts_group,
             )
@@ -446,6 +456,11 @@ def _against(metric: Metric, before: float | None, after: float | None) -> Metri
     return MetricCell(f"{text}: worse", "lost") if is_worse else MetricCell(text)
 
 
+def _worded(text: str, run: RunData) -> str:
+    """A text on the teacher that the student is compared with, of a peer where it is one."""
+    return text.replace("teacher", run.teacher_word)
+
+
 def _with_unit(value: float | None, *, digits: int, unit: str) -> str:
     return DASH if value is None else decimal(value, digits) + unit
 
@@ -485,7 +500,7 @@ def _table_notes(run: RunData, others: Sequence[tuple[str, RunData]]) -> list[st
     notes = []
     gap = top1_gap(run)
     if gap is not None:
-        notes.append(f"Top-1, student less teacher: {_interval(gap)}.")
+        notes.append(f"Top-1, student less {run.teacher_word}: {_interval(gap)}.")
     for name, each in others:
         found = top1_gap(run, each)
         if found is not None:

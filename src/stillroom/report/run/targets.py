@@ -59,11 +59,11 @@ def _level(side: RunSummary | TeacherSummary) -> float | None:
 def _headline(run: RunData, labels: RunData | None) -> str:
     """What the run shows, with an interval where both answered the same images."""
     measure, mine = _primary(run), _level(run.summary)
-    teacher = run.summary.teacher
+    teacher = run.compared_teacher
     level = f"The student’s {measure.title} is {measure.written(mine)} on {whole(run.summary.count)} test images"
     parts = []
     if teacher is not None and teacher.measures is not None:
-        parts.append(f"its teacher’s {measure.written(_level(teacher))}")
+        parts.append(f"its {run.teacher_word}’s {measure.written(_level(teacher))}")
     if labels is not None:
         parts.append(f"that of the same student from labels alone {measure.written(_level(labels.summary))}")
     text = f"{level}{', ' if parts else ''}{' and '.join(parts)}."

@@ -182,6 +182,8 @@ def headline(run: RunData, labels: RunData | None = None) -> str:
         )
     if gap.points > 0:
         return f"The student beats {its} on top-1 ({levels}: {points} gained){tail}"
+    if run.teacher_word == "peer":
+        return f"The student’s top-1 is {points} below that of {its} ({levels}){tail}"
     kept = decimal(100 * student.top1 / teacher.top1)
     return f"The student keeps {kept}% of the top-1 of {its} ({levels}: {points} lost){tail}"
 
@@ -209,7 +211,8 @@ def _against_labels(run: RunData, labels: RunData) -> str:
 
 def _teacher_in_words(run: RunData) -> str:
     """The teacher that the student is compared with."""
-    return "its teacher" if len(run.summary.teachers) < 2 else f"its best teacher “{run.summary.reference}”"
+    word = run.teacher_word
+    return f"its {word}" if len(run.summary.teachers) < 2 else f"its best {word} “{run.summary.reference}”"
 
 
 def _over_tasks(record: FinishedRecord) -> str:
@@ -233,8 +236,17 @@ def _without_teacher(run: RunData) -> str:
         f"The student reaches {decimal(student.top1)}% top-1 "
         f"({whole(student.correct)} of {whole(student.count)} test images)"
         + (f" with {cost}" if cost else "")
-        + "; it had no teacher to compare with."
+        + f"; {_no_comparison(run)}."
     )
+
+
+def _no_comparison(run: RunData) -> str:
+    teacher = run.summary.teacher
+    if teacher is None or not run.distilled:
+        return "it had no teacher to compare with"
+    if teacher.follows_student:
+        return f"it learned from the {teacher.model.replace('the student', 'its own weights')}"
+    return "its teacher has no scores to compare with"
 
 
 def costs(run: RunData) -> str:
@@ -247,7 +259,7 @@ def costs(run: RunData) -> str:
     if run.teacher is None:
         return ""
     teacher, student = run.teacher, run.student
-    before, after = (run.latency.get(who, {}).get(1) for who in ("teacher", "student"))
+    before, after = (run.latency.get(who, {}).get(1) for who in (run.summary.reference or "teacher", "student"))
     parts = [
         (versus(teacher.parameters, student.parameters, "fewer", "more"), "parameters"),
         (versus(teacher.multiply_adds, student.multiply_adds, "fewer", "more"), "multiply-adds"),
@@ -305,8 +317,8 @@ def caveat(run: RunData, *, with_others: bool) -> str:
     runs = "Each number comes from one run with one seed" if with_others else f"One run, one seed ({run.summary.seed})"
     gap = top1_gap(run)
     images = (
-        f" The gap to the teacher is {decimal(abs(gap.points))} ± {decimal(gap.margin)} points over the draw of "
-        "test images (95%), seeds not counted."
+        f" The gap to the {run.teacher_word} is {decimal(abs(gap.points))} ± {decimal(gap.margin)} points over the "
+        "draw of test images (95%), seeds not counted."
         if gap is not None and not with_others
         else ""
     )
@@ -322,6 +334,10 @@ def missing_labels(run: RunData, labels: RunData | None) -> str:
         "`stillroom train recipe.yaml 'losses=[{name: cross_entropy}]' --out LABELS`, and compare both, "
         "`stillroom report RUN LABELS`."
     )
+
+
+def _side(run: RunData) -> str:
+    return "with its peer" if run.teacher_word == "peer" else "from"
 
 
 def _models(run: RunData) -> str:
@@ -340,7 +356,7 @@ def facts(run: RunData) -> list[str]:
     summary = run.summary
     found = [
         f"{summary.data.name}, {whole(summary.data.train)} training images",
-        summary.model + (f" from {_models(run)}" if run.distilled and run.summary.teachers else ""),
+        summary.model + (f" {_side(run)} {_models(run)}" if run.distilled and run.summary.teachers else ""),
     ]
     terms = losses(run.recipe.get("losses"))
     if terms:
@@ -348,6 +364,11 @@ def facts(run: RunData) -> list[str]:
     found += [f"{counted(summary.epochs, 'epoch')}, {counted(summary.steps, 'step')}", f"seed {summary.seed}"]
     if summary.precision:
         found.append(summary.precision)
+    if (stopped := summary.stopped) is not None:
+        found.append(
+            f"stopped after epoch {stopped.after:g} of {stopped.of:g}: no better on the validation images for "
+            f"{counted(stopped.patience, 'evaluation')}, the learning rate not at its end"
+        )
     if summary.trained is not None:
         found.append(f"trained {listed(summary.trained.modules)} alone, the rest frozen")
     return found

@@ -170,7 +170,8 @@ def _curves(
     title = f"{study.measure.label}, {study.measure.place}"
     frame = _frame_of(list(bands.values()), top1)
     figure = over_epochs(traces, title, unified=len(bands) <= BANDED, **frame)
-    return Chart(key, pair.name, _curves_words(study, pair, bands, uneven), 400, figure)
+    title = pair.name if len(study.model_pairs) > 1 else f"{study.measure.heading} by epoch"
+    return Chart(key, title, _curves_words(study, pair, bands, uneven), 400, figure)
 
 
 def _mean_line(name: str, band: _Band, style: SeriesStyle, group: str, order: int, study: StudyResults) -> Figure:

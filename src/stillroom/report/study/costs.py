@@ -18,8 +18,8 @@ from stillroom.wording import counted, listed
 
 # A plot as most screens show it, in pixels; by it names are placed so that they do not lie over one another.
 _WIDTH, _HEIGHT, _LETTER, _LINE = 900.0, 300.0, 7.0, 16.0
-# Of more points than this, those on the front alone are named; more names than this are too many for a phone.
-_NAMED, _FEW = 12, 6
+# Of more points than this, those on the front alone are named.
+_NAMED = 12
 _SIZES = ("parameters", "multiply_adds")
 _CLOCKS = ("training_seconds", "evaluation_seconds", "teacher_answers", "peak_memory_mb", "images_per_second")
 
@@ -372,8 +372,7 @@ def _dots(
         "y": rounded([point.y for point in points], 7),
         "text": names[0],
         "textposition": names[1],
-        # Where many names meet a narrow window, the page leaves them away.
-        "meta": "named" if sum(map(bool, names[0])) > _FEW else "",
+        "meta": "named",  # in a narrow window the page places them anew
         "textfont": {"color": LIGHT["ink"], "size": 12},
         "cliponaxis": False,
         "name": "Methods",

@@ -63,6 +63,33 @@
     return { name: "save", title: "Save as a PNG", icon: Plotly.Icons.camera, click: save };
   }
 
+  /* Names were placed for a wide plot: in a narrow one each goes where there is space, or is left to the numbers. */
+  function placeNames(trace, layout, box) {
+    const [wide, high] = [box.clientWidth - 70, box.clientHeight - 60];
+    const share = (value, { type, range }) =>
+      ((type === "log" ? Math.log10(value) : value) - range[0]) / (range[1] - range[0]);
+    const points = trace.x.map((x, place) => [
+      share(x, layout.xaxis) * wide,
+      (1 - share(trace.y[place], layout.yaxis)) * high,
+    ]);
+    const taken = points.map(([x, y]) => [x - 8, y - 8, x + 8, y + 8]);
+    const meets = (one, other) => one[0] < other[2] && other[0] < one[2] && one[1] < other[3] && other[1] < one[3];
+    trace.text = trace.text.map((name, place) => {
+      const [[x, y], long] = [points[place], 7 * name.length];
+      const sides = { right: [x + 9, x + 9 + long], left: [x - 9 - long, x - 9], center: [x - long / 2, x + long / 2] };
+      for (const [across, [from, to]] of Object.entries(name ? sides : {})) {
+        for (const [upright, above] of [["top", y - 24], ["bottom", y + 6]]) {
+          const at = [from, above, to, above + 18];
+          if (from < 0 || to > wide || taken.some((other) => meets(at, other))) continue;
+          trace.textposition[place] = `${upright} ${across}`;
+          taken.push(at);
+          return name;
+        }
+      }
+      return "";
+    });
+  }
+
   const isSeen = (box) => box.offsetParent !== null;
 
   function draw(box) {
@@ -81,7 +108,7 @@
     for (const trace of data) {
       const isOff = hidden.has(trace.legendgroup) || (trace.meta === "band" && hidden.has("bands"));
       if (isOff && box.closest("#curves, #tasks")) trace.visible = false;
-      if (trace.meta === "named" && box.clientWidth < 600) trace.mode = "markers";
+      if (trace.meta === "named" && box.clientWidth < 700) placeNames(trace, layout, box);
     }
     if (hidden.has("teacher") && layout.annotations && !box.closest("#relations")) layout.annotations = [];
     /* A finger that moves over a plot scrolls the page; zooming is for pointers. */
@@ -182,6 +209,7 @@
     }
   }
   addEventListener("resize", () => fitTables(document));
+  narrow.addEventListener("change", redraw);
   addEventListener("toggle", (event) => fitTables(event.target), true);
   addEventListener("beforeprint", () => all(".stacked").forEach((table) => table.classList.remove("stacked")));
   fitTables(document);

@@ -339,6 +339,10 @@ def find_loss_function(
     unknown = [role for role in (roles or {}).values() if role not in ROLES]
     if unknown:
         raise BadInput.unknown("roles", unknown[0], ROLES)
+    names = _argument_names(loss)
+    for argument in roles or {}:
+        if names and argument not in names:
+            raise BadInput.unknown("roles", argument, names)
     if isinstance(loss, nn.Module):
         loss = copy.deepcopy(loss)
     options = tuple(_options(loss))
@@ -494,6 +498,16 @@ def make_instance(kind: type, num_classes: int) -> Any:
 
 def _target(loss: Any) -> Any:
     return loss.forward if isinstance(loss, nn.Module) else loss
+
+
+def _argument_names(loss: Any) -> list[str]:
+    """Of a loss's arguments; none where it takes any, or has no signature."""
+    try:
+        parameters = inspect.signature(_target(loss)).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    is_open = any(each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in parameters)
+    return [] if is_open else [each.name for each in parameters]
 
 
 def _assignments(loss: Any, roles: Mapping[str, str]) -> Iterator[tuple[Argument, ...]]:

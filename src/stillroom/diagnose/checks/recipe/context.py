@@ -49,7 +49,7 @@ from stillroom.models.weights import load_weights, read_state
 from stillroom.observer import Observer
 from stillroom.recipe import Recipe
 from stillroom.run.build import prepare_teachers, setup_context_of, setup_losses
-from stillroom.run.components import RunComponents, build_components
+from stillroom.run.components import RunComponents, build_components, weights_file
 from stillroom.run.context import RunContext
 from stillroom.run.resolve import uses_cache
 from stillroom.run.reuse_head import reuse_head
@@ -490,11 +490,12 @@ def _of_other_classes(recipe: Recipe, data: ImageSet) -> nn.Module | None:
         return build(config, num_classes=classes, in_channels=data.channels, image_size=size)
 
     try:
-        state = read_state(config.weights, field="teacher.weights")
+        path = weights_file(config, "teacher")
+        state = read_state(path, field="teacher.weights")
         for num_logits in _other_heads(made(data.num_classes), state, data.num_classes):
             model = made(num_logits)
             key, prefix = config.weights_key, config.weights_prefix
-            load_weights(model, config.weights, field="teacher", key=key, prefix=prefix)
+            load_weights(model, path, field="teacher", key=key, prefix=prefix)
             return model
     except BadInput:
         return None
