@@ -3,6 +3,7 @@
     python benchmarks/clinic.py                     # everything: docs/results/clinic.{md,json}
     python benchmarks/clinic.py --digits-only       # no real images; printed only, unless --out names a folder
     python benchmarks/clinic.py --half development  # the half that thresholds may be tuned on, the other not looked at
+    python benchmarks/clinic.py --cohort 3   # few labels, losses of one's own; resumes, with --out FOLDER to be kept
     python benchmarks/clinic.py --quick             # one seed of each kind on digits, no remedies: does it run?
 
 Faulty and correct set-ups are made and diagnosed; the checks do not see what was done to them. Each case's
@@ -31,6 +32,7 @@ import clinic_correct_recipes
 import clinic_faulty_recipes
 import clinic_runs
 import clinic_second_runs
+import clinic_third
 import torch
 from clinic_remedies import TRIALS, tried
 from clinic_report import Clinic, ScoredVersion, digest_of_checks, is_found, page
@@ -48,7 +50,7 @@ from stillroom.schema.diagnosis import VERDICTS, Finding
 
 KINDS: list[Kind] = [
     kind
-    for module in (clinic_faulty_recipes, clinic_correct_recipes, clinic_runs, clinic_second_runs)
+    for module in (clinic_faulty_recipes, clinic_correct_recipes, clinic_runs, clinic_second_runs, clinic_third)
     for kind in module.KINDS.all
 ]
 PAIR = Path(__file__).parents[1] / "recipes" / "cifar10-resnet56-resnet8.yaml"
@@ -102,6 +104,7 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
         "--quick", action="store_true", help="one seed of each kind on digits, no remedies; printed only"
     )
     parser.add_argument("--half", choices=("development", "scored"), help="this half alone (both)")
+    parser.add_argument("--cohort", type=int, choices=(1, 2, 3), help="this cohort alone (all)")
     parser.add_argument("--no-remedies", action="store_true", help="diagnose alone, train no remedies")
     parser.add_argument("--worlds", nargs="+", choices=WORLDS, metavar="WORLD", help=f"of {', '.join(WORLDS)} (all)")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="seeds of the cases, in place of the rules'")
@@ -118,7 +121,9 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
             parser.error(f"--{name}: got {str(path)!r}; expected a folder, not a file")
     chosen.real = has_real_images() and not chosen.digits_only and not chosen.quick
     is_slice = chosen.seeds is not None or chosen.sample is not None
-    chosen.remedies = not (chosen.no_remedies or chosen.quick or chosen.half or chosen.worlds or is_slice)
+    chosen.remedies = not (
+        chosen.no_remedies or chosen.quick or chosen.half or chosen.worlds or chosen.cohort or is_slice
+    )
     if chosen.out is None and chosen.real and chosen.remedies:
         chosen.out = Path("docs/results")
     return chosen
@@ -128,7 +133,7 @@ def diagnosed(case: ClinicCase, work: Path, images: int | None) -> dict[str, Any
     """Make a case and diagnose it; what went wrong with that, if so."""
     kind, row = case.kind, {"key": case.key, "kind": case.kind.name, "world": case.world, "seed": case.seed}
     row |= {"half": case.half, "about": kind.about, "expects": list(kind.expects), "digest": DIGEST}
-    row |= {"second_cohort": kind.is_second_cohort}
+    row |= {"cohort": kind.cohort}
     try:
         path = kind.make(SetupMaker(work, case.world, case.seed, kind.dealt_name))
         began, spent = time.perf_counter(), time.process_time()
@@ -176,7 +181,9 @@ def main(words: Sequence[str]) -> int:
     work: Path = chosen.work.resolve()
     digest, rows = DIGEST, Rows(work / "rows.jsonl")
     cases = [
-        case for case in cases_of(KINDS, real=chosen.real, half=chosen.half) if case.world in (chosen.worlds or WORLDS)
+        case
+        for case in cases_of(KINDS, real=chosen.real, half=chosen.half)
+        if case.world in (chosen.worlds or WORLDS) and case.kind.cohort == (chosen.cohort or case.kind.cohort)
     ]
     if chosen.quick:
         first = {case.kind.name: case for case in reversed(cases)}

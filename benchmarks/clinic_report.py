@@ -244,8 +244,9 @@ def _rules(clinic: Clinic) -> str:
         "- Kinds were dealt into halves by a hash of their name (`clinic_setups.py`), seeds by number, before anything "
         "was looked at. Thresholds were changed for what the development half showed, then frozen. The scored half "
         "shares neither kind nor seed with it; other models teach and learn there, too.",
-        "- There are two cohorts of kinds, each dealt into halves by itself. The first is by the checks' own author. "
-        "The second (`clinic_second_*.py`) is by another hand, who had seen neither the checks nor what they say.",
+        "- There are three cohorts of kinds, each dealt into halves by itself. The first is by the checks' own author. "
+        "The second (`clinic_second_*.py`) is by another hand, who had seen neither the checks nor what they say. "
+        "A third (`clinic_third.py`) has few labels and losses of one's own.",
         "- Frozen: SHA-256 of the sources of all checks (`diagnose/checks`) is "
         f"`{clinic.digest}`. The scored half was {looked}.",
         "- The checks are older than the clinic, and were written with planted faults in view, many of them of "
@@ -266,8 +267,9 @@ def _scores(clinic: Clinic) -> str:
             "all": every,
             "digits": clinic.chosen(half, real=False),
             "real images": clinic.chosen(half, real=True),
-            "first cohort": [row for row in every if not row["second_cohort"]],
-            "second cohort": [row for row in every if row["second_cohort"]],
+            "first cohort": [row for row in every if row["cohort"] == 1],
+            "second cohort": [row for row in every if row["cohort"] == 2],
+            "third cohort": [row for row in every if row["cohort"] == 3],
         }
         for where, held in groups.items():
             if held:

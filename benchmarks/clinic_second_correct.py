@@ -14,7 +14,7 @@ from torch import Tensor
 from stillroom.files import atomic_write
 from stillroom.models.weights import read_state
 
-KINDS = Kinds(second_cohort=True)
+KINDS = Kinds(cohort=2)
 ALL = "digits cifar10 cifar100-part fashion-mnist"
 
 

@@ -21,7 +21,7 @@ from stillroom.data.sources import load
 from stillroom.recipe import load_recipe
 from stillroom.run.run import prepare
 
-KINDS = Kinds(second_cohort=True)
+KINDS = Kinds(cohort=2)
 CE: Content = {"name": "cross_entropy"}
 
 

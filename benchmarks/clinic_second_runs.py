@@ -19,7 +19,7 @@ from stillroom.observer import Observer
 from stillroom.recipe import parse_recipe
 from stillroom.run.run import execute
 
-KINDS = Kinds(second_cohort=True)
+KINDS = Kinds(cohort=2)
 KINDS.all += clinic_second_faulty.KINDS.all + clinic_second_correct.KINDS.all
 CE: Content = {"name": "cross_entropy"}
 

@@ -293,7 +293,7 @@ class Kind:
         expects: checks of which one must report a problem; none of a correct kind.
         worlds: where it is tried.
         complaint: the report that it re-enacts, if it does.
-        is_second_cohort: whether it is of the second cohort, by another hand than the checks'.
+        cohort: 1, by the checks' author; 2, by another hand; 3, of few labels.
     """
 
     name: str
@@ -302,7 +302,7 @@ class Kind:
     expects: tuple[str, ...] = ()
     worlds: tuple[str, ...] = ("digits",)
     complaint: str = ""
-    is_second_cohort: bool = False
+    cohort: int = 1
 
     @property
     def dealt_name(self) -> str:
@@ -331,9 +331,9 @@ class ClinicCase:
 class Kinds:
     """A list of kinds that grows by decorating what makes them."""
 
-    def __init__(self, *, second_cohort: bool = False) -> None:
+    def __init__(self, *, cohort: int = 1) -> None:
         self.all: list[Kind] = []
-        self.second_cohort = second_cohort
+        self.cohort = cohort
 
     def faulty(
         self, name: str, *expects: str, about: About = "recipe", worlds: str = "digits", complaint: str = ""
@@ -353,7 +353,7 @@ class Kinds:
         assert set(places) <= set(WORLDS), places
 
         def add(make: Make) -> Make:
-            self.all.append(Kind(name, make, about, expects, places, complaint, self.second_cohort))
+            self.all.append(Kind(name, make, about, expects, places, complaint, self.cohort))
             return make
 
         return add
@@ -367,9 +367,9 @@ def halves(kinds: Iterable[Kind]) -> dict[str, Half]:
     [('a', 'scored'), ('b', 'development'), ('c', 'development'), ('d', 'scored')]
     """
     found: dict[str, Half] = {}
-    groups: dict[tuple[bool, About, bool], list[Kind]] = {}
+    groups: dict[tuple[bool, About, int], list[Kind]] = {}
     for kind in kinds:
-        groups.setdefault((kind.is_faulty, kind.about, kind.is_second_cohort), []).append(kind)
+        groups.setdefault((kind.is_faulty, kind.about, kind.cohort), []).append(kind)
     for group in groups.values():
         ordered = sorted(group, key=lambda kind: hashlib.sha256(kind.dealt_name.encode()).hexdigest())
         found |= {kind.name: ("development", "scored")[place % 2] for place, kind in enumerate(ordered)}

@@ -8,15 +8,13 @@ import logging
 import math
 import os
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from processes import in_child
+from processes import Process, in_child
 from stillroom.errors import BadInput, RunFailed
 from stillroom.recipe import parse_recipe, set_value
 from stillroom.study.config import Method, Range, Space, Study, Tuning
@@ -412,8 +410,7 @@ def test_the_search_says_nothing_and_leaves_others_their_words(
 def test_the_module_comes_without_optuna() -> None:
     heavy = "('optuna', 'sqlalchemy')"
     code = f"import sys, stillroom.study.tuning; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert Process(script=code).communicate() == ("[]\n", "")
 
 
 def test_a_methods_own_space_wins() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -24,6 +24,7 @@ _PASSES = frozenset(
 # Rows of stored answers are picked and put together by these.
 _PICKS = frozenset(("__getitem__", "index_select", "cat", "stack", "concat", "gather", "vstack", "__iter__", "unbind"))
 _MOVES = _PICKS | _PASSES | frozenset(("detach", "flatten", "unsqueeze", "split", "chunk", "narrow", "to_dense"))
+_REORDERS = _PICKS | {"flip", "roll", "chunk", "split", "take_along_dim", "lerp", "matmul", "__matmul__", "mm"}
 _ENDS = (
     frozenset(
         (
@@ -154,14 +155,25 @@ def loss_function(nodes: Sequence[Node]) -> Node | None:
     return own[-1] if own else None
 
 
-def term(tape: Tape, summand: Summand, learners: int, teachers: int, labels: Iterable[Tensor], students: int) -> Term:
-    """One summand, described; ``students`` are the learners with what was cut off from their gradient."""
+def term(
+    tape: Tape, summand: Summand, learners: int, teachers: int, labels: set[int], students: int, *, full: bool = True
+) -> Term:
+    """One summand, described.
+
+    Args:
+        tape: the window.
+        summand: the summand.
+        learners: sources that learn.
+        teachers: sources that teach.
+        labels: tensors of labels, by identity.
+        students: the learners with what was cut off from their gradient.
+        full: whether the spread of the teacher's side is measured, too.
+    """
     tensor, named = summand.tensor, summand.named
     sources, gradient = tape.bits(tensor)
     nodes = [tape.nodes[i] for i in tape.ancestors(tensor)]
     node = loss_function(nodes)
-    wanted = {id(each) for each in labels}
-    reads = any(id(given) in wanted for each in nodes for given in each.inputs)
+    reads = any(id(given) in labels for each in nodes for given in each.inputs)
     chosen = [each for each in nodes if each.name in OF_CLASSES and tape.chosen_classes(each) is not None]
     return Term(
         place=str(node.place) if node is not None and node.place is not None else None,
@@ -173,10 +185,13 @@ def term(tape: Tape, summand: Summand, learners: int, teachers: int, labels: Ite
         teacher=bool(sources & teachers),
         reads_student=bool(sources & students),
         summed=_summed(nodes),
+        rows=_rows_summed(nodes),
         weight_names=summand.names,
         weight_lists=_listed(summand, named or node),
         apart=bool(gradient & learners and sources & teachers and _pushes_apart(nodes, node, summand.weight)),
-        spread=_spread(tape, nodes, learners, teachers) if gradient & learners and sources & teachers else None,
+        spread=_spread(tape, nodes, learners, teachers)
+        if full and gradient & learners and sources & teachers
+        else None,
         factors=summand.factors,
         chosen=next((each.overwrites for each in chosen if each.overwrites), "") if chosen else None,
         words=spoken(named.place.file) if named is not None and named.place is not None else "",
@@ -201,20 +216,13 @@ def cut_off(
         that reads the batch.
     """
     found: tuple[Call, Call] | None = None
-    todo, seen = gradient & learners, 0
-    while todo:
-        bit = todo & -todo
-        seen |= bit
-        todo &= ~bit
-        source = tape.sources[bit.bit_length() - 1]
+    for source in upstream(tape, gradient & learners, learners):
         call = source.call
         if call is None:
             if source.kind == "parameter":
                 continue
             return None
-        onward = call.flowing & learners
-        todo |= onward & ~seen
-        if onward:
+        if call.flowing & learners:
             continue
         givers = [each for each in tape.networks(call.sources) if each.module is not call.module]
         if not givers:
@@ -227,19 +235,17 @@ def cut_off(
     return found
 
 
-def trained_parameters(tape: Tape, gradient: int, held: Callable[[Call], set[int]]) -> set[int]:
-    """The parameters that a loss's gradient reaches, through networks that were given others' outputs, too."""
-    found: set[int] = set()
-    todo, seen = gradient, 0
+def upstream(tape: Tape, gradient: int, among: int = -1) -> Iterator[Source]:
+    """The sources that a gradient reaches, through networks that were given others' outputs, too."""
+    todo, seen = gradient & among, 0
     while todo:
         bit = todo & -todo
         seen |= bit
-        call = tape.sources[bit.bit_length() - 1].call
+        source = tape.sources[bit.bit_length() - 1]
         todo &= ~bit
-        if call is not None:
-            found |= held(call)
-            todo |= call.flowing & ~seen
-    return found
+        if source.call is not None:
+            todo |= source.call.flowing & among & ~seen
+        yield source
 
 
 # What leaves the sign of a value as it is.
@@ -290,6 +296,21 @@ def _summed(nodes: Sequence[Node]) -> float:
         elif node.name in ("mse_loss", "l1_loss", "smooth_l1_loss") and node.argument(4, "reduction", "mean") == "sum":
             product *= numbers / rows
     return product if product > 1 else 0.0
+
+
+def _rows_summed(nodes: Sequence[Node]) -> float:
+    """How many rows a loss of class numbers sums up; 0 for a mean, and where there is no such loss."""
+    for index, node in enumerate(nodes):
+        if node.call is not None or node.name not in OF_CLASSES or node.inputs[0].dim() < 2:
+            continue
+        reduction = node.argument(6, "reduction", "mean")
+        if reduction == "none":
+            # The last operation that makes one number of many.
+            later = [each.name for each in nodes[index + 1 :] if each.inputs and each.inputs[0].numel() > 1]
+            reduction = next((name for name in reversed(later) if name in ("sum", "mean")), "none")
+        if reduction == "sum":
+            return node.inputs[0].numel() / node.inputs[0].shape[1]
+    return 0.0
 
 
 @cache
@@ -364,7 +385,9 @@ def answers(
         if node.name in _SOFTMAX and node.inputs:
             softmaxed |= tape.bits(node.inputs[0])[0]
     students = [each for each in _sources(tape, raw.gradient & learners) if _class_dim(each.tensor) is not None]
-    given = [_picked(nodes, each, tape) for each in _sources(tape, raw.sources & teachers)]
+    outputs = _sources(tape, raw.sources & teachers)
+    # As it was given, too, where rows or positions of both are picked alike.
+    given = [*(_picked(nodes, each, tape) for each in outputs), *outputs]
     given = [each for each in given if _class_dim(each.tensor) is not None and each not in students]
 
     def is_logits(source: Source) -> bool:
@@ -397,6 +420,7 @@ def answers(
     follow = both + ([handed] if handed is not None and handed.numel() == rows else [])
     loss: RecordedLoss | None = replay(tape, raw.loss, follow) if teacher is not None and as_function else None
     common = _common_node(tape, nodes, student, teacher) if teacher is not None else None
+    own_teacher = tape.bits(teacher.tensor)[0] if teacher is not None else 0
     return (
         Answers(
             student=flat(student.tensor, dim)[:ROWS].clone(),
@@ -409,6 +433,8 @@ def answers(
             class_dim=dim,
             ignored=_ignored(labels, student.tensor.shape, dim),
             teacher_terms=_comparing(tape, raw, both) if teacher is not None and as_function else [],
+            reordered=teacher is not None
+            and any(each.name in _REORDERS and each.sources & own_teacher and not each.gradient for each in nodes),
         ),
         student,
         teacher,
@@ -486,6 +512,12 @@ def oddities(tape: Tape, raw: Raw, learners: int, teachers: int) -> list[Oddity]
             where = str(node.place) if node.place else None
             found.append(Oddity(kind, node.name, where, side))  # type: ignore[arg-type]
 
+    # What the student's log-probabilities are computed from.
+    predictions = [
+        (node.inputs[0], node.origins[0])
+        for node in (tape.nodes[i] for i in raw.nodes)
+        if node.name == "log_softmax" and node.gradient & learners
+    ]
     for index in raw.nodes:
         node = tape.nodes[index]
         if node.call is not None or not node.inputs or not node.sources:
@@ -499,6 +531,8 @@ def oddities(tape: Tape, raw: Raw, learners: int, teachers: int) -> list[Oddity]
                 add("softmax_of_probabilities", node, given)
             if isinstance(dim, int) and _wrong_dim(tape, node, given, dim):
                 add("softmax_over_the_batch", node, given)
+            if node.name == "softmax" and _sums_teachers(tape, given, node.origins[0], predictions):
+                add("logits_summed", node, given)
         elif node.name == "cross_entropy" and given.dim() >= 2:
             rows = _sample(given, 1)
             if _simplex(rows) and rows.shape[-1] > 2:
@@ -511,6 +545,10 @@ def oddities(tape: Tape, raw: Raw, learners: int, teachers: int) -> list[Oddity]
                 add("nll_of_probabilities", node, given)
             elif bool((rows > 0).any()) and bool((rows.logsumexp(-1).abs() > 1e-2).any()):
                 add("nll_of_logits", node, given)
+        elif node.name == "mse_loss" and _sums_teachers(
+            tape, node.inputs[1], node.origins[1], [(given, node.origins[0])]
+        ):
+            add("logits_summed", node, node.inputs[1])
         elif node.name in _MIXES and _mixes_rows(node):
             add(
                 "rows_mixed", node, next(each for each in node.inputs if tape.bits(each)[1] & learners or each is given)
@@ -530,6 +568,59 @@ def oddities(tape: Tape, raw: Raw, learners: int, teachers: int) -> list[Oddity]
             elif second.dim() and in_logs and _simplex(second.reshape(-1, second.shape[-1])):
                 add("kl_div_log_target_probabilities", node, target)
     return found
+
+
+def _combination(
+    tape: Tape, tensor: Tensor, origin: tuple[int, int] | None, scale: float = 1.0
+) -> list[tuple[Call, float]] | None:
+    """The calls of networks whose outputs a tensor is a weighted sum of, with the weights; None where it is none."""
+    node = tape.nodes[origin[0]] if origin is not None else None
+    if node is None:
+        return None
+    if node.call is not None:
+        return [(node.call, scale)]
+    scales: list[float] = []
+    if node.name in ("add", "add_", "__radd__") and not node.kwargs.get("alpha"):
+        scales = [scale] * len(node.inputs)
+    elif node.name in ("mul", "mul_", "__rmul__", "div", "div_", "true_divide") and len(node.inputs) == 1:
+        number = next((_number(each) for each in node.args[:2] if not isinstance(each, Tensor)), None)
+        scales = [scale / number if "div" in node.name else scale * number] if number else []
+    elif node.name in ("sum", "mean") and len(node.inputs) == 1 and node.outputs[0].dim() == node.inputs[0].dim() - 1:
+        inner = tape.nodes[node.origins[0][0]] if node.origins[0] is not None else None
+        if inner is None or inner.name != "stack" or node.argument(1, "dim") != inner.argument(1, "dim", 0):
+            return None
+        share = scale / len(inner.inputs) if node.name == "mean" else scale
+        node, scales = inner, [share] * len(inner.inputs)
+    elif node.name in _PASSES | {"detach"} and len(node.inputs) == 1:
+        scales = [scale]
+    if not scales:
+        return None
+    parts = [
+        _combination(tape, each, begin, own) for each, begin, own in zip(node.inputs, node.origins, scales, strict=True)
+    ]
+    if any(each is None for each in parts):
+        return None
+    return [each for part in parts if part is not None for each in part]
+
+
+def _sums_teachers(
+    tape: Tape,
+    tensor: Tensor,
+    origin: tuple[int, int] | None,
+    predictions: Iterable[tuple[Tensor, tuple[int, int] | None]],
+) -> bool:
+    """Whether a target is the sum of the logits of networks that each read the batch, on the scale of a prediction."""
+    parts = _combination(tape, tensor, origin) or []
+    if len({id(call.module) for call, _ in parts}) < 2 or any(tape.networks(call.sources) for call, _ in parts):
+        return False
+    scales = [scale for _, scale in parts]
+    if max(scales) - min(scales) > 1e-6:
+        return False
+    own = [_combination(tape, *each) for each in predictions]
+    single = [each[0][1] for each in own if each is not None and len(each) == 1]
+    return any(abs(scales[0] / each - 1) < 1e-3 for each in single) and not any(
+        abs(sum(scales) / each - 1) < 1e-3 for each in single
+    )
 
 
 _MIXES = frozenset(("mul", "__rmul__", "mse_loss", "l1_loss", "smooth_l1_loss"))
@@ -588,7 +679,7 @@ def _wrong_dim(tape: Tape, node: Node, given: Tensor, dim: int) -> bool:
 
 
 def not_finite(tape: Tape, raw: Raw) -> tuple[str, str | None] | None:
-    """The first operation of a loss that gave NaN or infinity from finite numbers."""
+    """The first operation of a loss, which is not finite or has such a gradient, that gave NaN or infinity."""
     for index in raw.nodes:
         node = tape.nodes[index]
         if node.call is not None:

@@ -63,6 +63,7 @@ class CodeLine:
 
 
 _is_user: dict[str, bool] = {}
+_lines: dict[tuple[str, int], CodeLine] = {}
 
 
 def is_user(file: str) -> bool:
@@ -88,7 +89,13 @@ def user_frame(depth: int = 1) -> Any:
 def place(depth: int = 1) -> CodeLine | None:
     """The innermost line of the user's own code; None where there is none."""
     frame = user_frame(depth + 1)
-    return CodeLine(frame.f_code.co_filename, frame.f_lineno) if frame is not None else None
+    if frame is None:
+        return None
+    key = frame.f_code.co_filename, frame.f_lineno
+    found = _lines.get(key)
+    if found is None:
+        found = _lines[key] = CodeLine(*key)
+    return found
 
 
 # What most other arguments of torch's functions are; they hold no tensor.
@@ -188,6 +195,21 @@ class Node:
         return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
 
 
+# By torch's function: its name, whether a script looks at a number by it, and how it is recorded.
+_functions: dict[Any, tuple[str, bool, str]] = {}
+
+
+def _describe(function: Any) -> tuple[str, bool, str]:
+    name = getattr(function, "__name__", type(function).__name__)
+    reads = name in _READS
+    if name == "__get__":
+        name = function.__self__.__name__
+        return name, reads, "skipped" if name == "grad" else "attribute"
+    if name in _SKIPPED or name == "__set__":
+        return name, reads, "skipped"
+    return name, reads, "iterates" if name == "__iter__" else "plain"
+
+
 OF_CLASSES = ("cross_entropy", "nll_loss")
 _MULTIPLIES = frozenset(("mul", "__rmul__", "mul_", "multiply"))
 
@@ -225,6 +247,7 @@ class Tape(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.active = True
+        self.is_loading = False  # a DataLoader gathers rows: what was computed from no network is not recorded
         self._entered = False
         self._earlier: dict[int, tuple[weakref.ref[Tensor], tuple[Call, ...]]] = {}
         self.clear()
@@ -303,27 +326,32 @@ class Tape(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if self.active:
-            try:
-                name = func.__name__
-            except AttributeError:
-                name = type(func).__name__
-            if name in _READS:
-                self._note_read(args)
-            if name == "__get__":
-                if not isinstance(out, Tensor):
-                    return out
-                name = func.__self__.__name__
-                if name == "grad":
-                    return out
-            elif name in _SKIPPED or name == "__set__":
-                return out
-            elif name == "__iter__":
-                out = list(out)
-                self.record(func, name, tuple(args), kwargs, tuple(out))
-                return iter(out)
-            self.record(func, name, tuple(args), kwargs, out)
+        if not self.active or (self.is_loading and not self._is_followed(args)):
+            return out
+        known = _functions.get(func)
+        if known is None:
+            known = _functions[func] = _describe(func)
+        name, reads, kind = known
+        if reads:
+            self._note_read(args)
+        if kind == "skipped" or (kind == "attribute" and not isinstance(out, Tensor)):
+            return out
+        if kind == "iterates":
+            out = list(out)
+            self.record(func, name, tuple(args), kwargs, tuple(out))
+            return iter(out)
+        self.record(func, name, tuple(args), kwargs, out)
         return out
+
+    def _is_followed(self, args: Sequence[Any]) -> bool:
+        """Whether the first tensor of some arguments was computed from networks' outputs, in this step or earlier."""
+        given = args[0] if args else None
+        if isinstance(given, list | tuple):
+            given = given[0] if given else None
+        if id(given) in self._origin:
+            return True
+        earlier = self._earlier.get(id(given))
+        return earlier is not None and earlier[0]() is given
 
     def _note_read(self, args: Sequence[Any]) -> None:
         given = args[0] if args else None

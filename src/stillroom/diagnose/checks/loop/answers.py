@@ -14,6 +14,7 @@ from stillroom.diagnose.chance import exceeds_chance
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.loop.context import FEWEST, LoopContext, accuracy, ask, chance, most_common
 from stillroom.diagnose.checks.loop.record import Answers, CallFacts, Network, Step
+from stillroom.diagnose.checks.loop.terms import read_labels, row_shift
 from stillroom.diagnose.checks.teacher_changes import (
     GAIN,
     Trial,
@@ -48,9 +49,9 @@ UNLIKE_TRAINED = Limits(0.15, 0.3, "Augmentation and other images of the same ki
 def stale_answers(context: LoopContext) -> CheckResult:
     if not context.answers:
         raise Skip("No logits of a teacher were seen with the student's.")
-    moved = _other_images(context)
-    if moved is not None:
-        return moved
+    for found in (_other_images(context), _mixed_alone(context), _shifted(context)):
+        if found is not None:
+            return found
     stored = [(step, each) for step, each in context.answers if each.stored]
     if not stored:
         return CheckResult("ok", "The teacher ran in the loop, on the images that the student saw.")
@@ -157,6 +158,86 @@ def _other_images(context: LoopContext) -> CheckResult | None:
         {"steps": len(other)},
         Remedy("Ask the teacher about the batch that the student is trained on."),
         location=most_common([call.place for _, call in other]),
+    )
+
+
+def _mixed_alone(context: LoopContext) -> CheckResult | None:
+    """Whether the student is given mixtures of the images that the teacher is given one by one."""
+    count, mixed = 0, []
+    for step, each in context.answers:
+        student, teacher = each.student_call, each.teacher_call
+        if student is None or teacher is None or student.inputs is None or teacher.inputs is None or each.reordered:
+            continue
+        first, second = student.inputs, teacher.inputs
+        if first.shape != second.shape or not first.is_floating_point() or len(first) < 4 or student.from_networks:
+            continue
+        count += 1
+        if sum(call.network is teacher.network for call in step.calls) == 1 and _is_mixture(first, second):
+            mixed.append(student)
+    if len(mixed) < max(3, 0.5 * count):
+        return None
+    return CheckResult(
+        "problem",
+        f"The student is given mixtures of two images, and the teacher's answer to one of them is its target, in "
+        f"{len(mixed)} of {count} watched steps.",
+        {"steps": len(mixed)},
+        Remedy(
+            "Ask the teacher about the same mixture, or mix its answers as the images are mixed.",
+            code="teacher_logits = teacher(mixed)",
+        ),
+        location=most_common([call.place for call in mixed]),
+    )
+
+
+def _is_mixture(mixed: Tensor, images: Tensor) -> bool:
+    """Whether rows are sums of the same row of other images and of another row of them, or patched from both."""
+    rows, others = (each.float().flatten(1) for each in (mixed, images))
+    hits = changed = 0
+    for row in range(min(len(rows), 8)):
+        difference = rows[row] - others[row]
+        size = float(difference.norm())
+        if size <= 1e-6 * float(others[row].norm()):
+            continue
+        changed += 1
+        ways = others - others[row]
+        cosines = ways @ difference / (ways.norm(dim=1).clamp_min(1e-12) * size)
+        partner = int(cosines.argmax())
+        share = size / max(float(ways[partner].norm()), 1e-12)
+        taken = (others == rows[row]) & (rows[row] != others[row])
+        patch = difference != 0
+        best = int(taken.sum(1).argmax())
+        patched = bool(taken[best][patch].all()) and len(set(rows[row][patch].tolist())) > 2
+        hits += (float(cosines[partner]) > 0.999 and 0.02 < share < 0.98) or (patched and not bool(patch.all()))
+    return changed >= 3 and hits >= 0.75 * changed
+
+
+def _shifted(context: LoopContext) -> CheckResult | None:
+    """Whether each row, or position, of the student is compared with the teacher's answer to another one."""
+    usable = [each for _, each in context.answers if each.loss is not None and each.teacher_terms][:3]
+    shifts = {row_shift(each) for each in usable}
+    if len(shifts) != 1 or 0 in shifts:
+        return None
+    (shift,) = shifts
+    right: list[Tensor] = []
+    for each in usable:
+        teacher, labels = each.loss.sources[1].movedim(each.class_dim, -1), read_labels(each)
+        both = [teacher.roll(shift, len(each.shape) - 2), teacher]
+        right.append(torch.stack([(one.argmax(-1) == labels)[labels >= 0] for one in both]))
+    names = torch.cat(right, 1).float()
+    if names.shape[1] < FEWEST:
+        return None
+    used_right, own_right = names.mean(1).tolist()
+    if own_right - used_right < 0.15:
+        return None
+    what = "position" if len(usable[0].shape) == 3 else "row"
+    plural = f"{abs(shift)} {what}{'s' if abs(shift) > 1 else ''}"
+    return CheckResult(
+        "problem",
+        f"The student is compared with the teacher's answer {plural} {'before' if shift > 0 else 'after'} its own: "
+        f"that one names {used_right:.0%} of the student's labels, the answer at the same {what} {own_right:.0%}.",
+        {"shift": shift, "accuracy": used_right, "unshifted": own_right},
+        Remedy("Slice, shift or roll the logits of both alike."),
+        location=most_common([each.place for each in usable]),
     )
 
 

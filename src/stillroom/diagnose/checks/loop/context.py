@@ -63,6 +63,11 @@ class LoopContext:
         """All calls of ``backward``."""
         return [(step, backward) for step in self.steps for backward in step.backwards]
 
+    @property
+    def described(self) -> list[tuple[Step, BackwardFacts]]:
+        """The calls of ``backward`` whose operations were looked at, too."""
+        return [(step, backward) for step, backward in self.backwards if backward.in_full]
+
     def calls(self, role: str) -> list[tuple[Step, CallFacts]]:
         """Calls of the student's or the teacher's networks that a loss was computed from."""
         return [
@@ -91,7 +96,8 @@ class LoopContext:
         for _, call in self.calls("teacher"):
             if call.held == 0 and not call.live:
                 versions.setdefault(call.network, set()).add(call.version)
-        return any(len(each) > 1 for each in versions.values())
+        averaged = any(step.averaging is not None and step.averaging.teacher > 0 for step in self.steps)
+        return averaged or any(len(each) > 1 for each in versions.values())
 
     @property
     def answers(self) -> list[tuple[Step, Answers]]:
@@ -102,22 +108,16 @@ class LoopContext:
             if backward.answers is not None and backward.answers.teacher is not None
         ]
 
-    @property
-    def losses(self) -> list[tuple[BackwardFacts, Answers]]:
-        """Losses that were computed from logits of both."""
-        return [
-            (backward, backward.answers)
-            for _, backward in self.backwards
-            if backward.answers is not None and backward.answers.teacher is not None
-        ]
-
     @lazy
     def labelled(self) -> tuple[Tensor, Tensor, Tensor]:
         """Teacher's answers, the student's, and labels, of all watched rows that have one."""
         found = []
+        students = set(self.students)
         for _, each in self.answers:
             if each.labels is None or each.teacher is None:
                 continue
+            if each.teacher_call is not None and each.teacher_call.network in students:
+                continue  # students that teach one another, and one that is its own teacher
             count = min(len(each.labels), len(each.teacher))
             valid = each.labels[:count] >= 0
             found.append((each.teacher[:count][valid], each.student[:count][valid], each.labels[:count][valid]))

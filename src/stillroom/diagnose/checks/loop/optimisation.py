@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from statistics import median
 
@@ -265,6 +266,100 @@ def _too_slow(context: LoopContext, steps: list[Step]) -> tuple[float, float, in
     total = round(planned[0] * planned[1])
     update = max(updates)
     return update, update * total, total, steps[0].optimizer
+
+
+# Per step; usual are 1e-7 to 1e-3. A coupled decay is held against the gradient that it is added to.
+DECAY = Limits(
+    0.005, 0.02, "At 2% a step nothing that was learned 50 steps ago is left; 5e-4 at a rate of 0.1 is 0.05%."
+)
+DROWNED = Limits(
+    0.1, 0.3, "As a part of the loss it is half of 0.2 times the squared weights, which no term outweighs."
+)
+
+
+@check(
+    threshold="Weight decay shrinks the weights by less than 0.5% a step (warning; problem from 2%); where it is added "
+    "to the gradient and is 0.05 or more, it is less than 0.1 of it (warning; at 0.2 or more a problem from 0.3).",
+    limits=(DECAY, DROWNED),
+    source="Decay and learning rate multiply: what is usual for one optimizer is far too much for another.",
+    problem="Weight decay undoes what is learned",
+    title="Weight decay",
+)
+def regularisation(context: LoopContext) -> CheckResult:
+    found = [(step, step.decay) for step in context.steps if step.decay is not None]
+    if len(found) < 3:
+        raise Skip("No weight decay was seen.")
+    step, first = found[0]
+    place = next((where for name, where in step.events if name == "step"), None)
+    remedy = Remedy(
+        "Lower weight_decay: 1e-4 to 5e-4 is usual with SGD, 0.01 to 0.1 with AdamW.", code="weight_decay=5e-4"
+    )
+    shrinks = [decay.shrinks for _, decay in found if decay.shrinks is not None]
+    if shrinks:
+        share = median(shrinks)
+        return CheckResult(
+            DECAY.at_least(share),
+            f"Weight decay of {first.coefficient:g} shrinks the weights by {share:.2g} of their size in each step, at "
+            f"a rate of {first.rate:g}.",
+            {"coefficient": first.coefficient, "shrinks": share},
+            remedy,
+            location=place,
+        )
+    ratio = median(decay.to_gradient for _, decay in found)
+    verdict = DROWNED.at_least(ratio) if first.coefficient >= 0.05 else "ok"
+    if verdict == "problem" and first.coefficient < 0.2:
+        verdict = "warning"
+    return CheckResult(
+        verdict,
+        f"Weight decay of {first.coefficient:g} adds {ratio:.2g} times the loss's gradient to it.",
+        {"coefficient": first.coefficient, "to_gradient": ratio},
+        remedy,
+        location=place,
+    )
+
+
+@check(
+    threshold="Batches hold several classes, mixed.",
+    source="A loader that does not shuffle files sorted by class gives batches of one class: batch statistics and "
+    "steps follow one class after another.",
+    problem="Batches of one class",
+    title="Classes of the batches",
+)
+def one_class_batches(context: LoopContext) -> CheckResult:
+    batches: list[tuple[Step, list[int]]] = []
+    classes = 0
+    for step in context.steps:
+        own = [each.answers for each in step.backwards if each.answers is not None and each.answers.labels is not None]
+        drawn = any(each.student_call is not None and each.student_call.from_networks for each in own)
+        if own and not drawn and all(len(each.shape) == 2 for each in own):
+            labels = [label for each in own for label in each.labels.tolist() if label >= 0]  # type: ignore[union-attr]
+            classes = own[0].student.shape[1]
+            if len(labels) >= 8:
+                batches.append((step, labels))
+    if classes < 3 or len(batches) < 6:
+        raise Skip("Too few batches with labels of three classes or more were seen.")
+    # One class, or two in two blocks: a task of two classes has them in any order.
+    few = [(step, labels) for step, labels in batches if sum(a != b for a, b in itertools.pairwise(labels)) < 2]
+    evidence = {"batches": len(batches), "of_few_classes": len(few)}
+    if len(few) < 0.9 * len(batches):
+        return CheckResult("ok", "Batches hold several classes.", evidence)
+    # Tasks of one class follow one another, too, each for many steps, and none comes again.
+    changes = sum(
+        set(one) != set(other) and later.number == step.number + 1
+        for (step, one), (later, other) in itertools.pairwise(few)
+    )
+    named = [labels[0] for _, labels in few]
+    runs = [label for i, label in enumerate(named) if not i or label != named[i - 1]]
+    if changes < 2 and len(runs) == len(set(runs)):
+        raise Skip("The watched batches hold few classes, one after another, as tasks do.")
+    return CheckResult(
+        "problem",
+        f"{len(few)} of {len(batches)} watched batches hold one class, or two in blocks, of {classes}: the data are "
+        "sorted by class.",
+        evidence | {"classes": classes},
+        Remedy("Shuffle.", code="DataLoader(dataset, batch_size, shuffle=True)"),
+        location=most_common([each.place for step, _ in few for each in step.backwards]),
+    )
 
 
 # A schedule that is over in this share of the training has not been made for it.

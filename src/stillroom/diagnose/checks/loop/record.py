@@ -85,6 +85,7 @@ class Term:
     teacher: bool  # whether it is computed from the teacher's output
     reads_student: bool = False  # whether its value is computed from a network that learns, with or without gradient
     summed: float = 0.0  # how many numbers of a row it sums up; 0 for a mean
+    rows: float = 0.0  # of a loss of class numbers, how many rows it sums up; 0 for a mean
     # Variables that its weight is made of, and whether it is one minus the variable.
     weight_names: tuple[tuple[str, bool], ...] = ()
     factors: tuple[float, ...] = ()  # the numbers that its weight is the product of
@@ -139,6 +140,7 @@ class Answers:
     teacher_origin: tuple[Network, ...] = ()  # networks that stored answers were made by
     ignored: Tensor | None = None  # bool, of the shape of the labels: rows labelled below 0; None where there are none
     teacher_terms: list[ComparingTerm] = field(default_factory=list)  # the summands that compare both
+    reordered: bool = False  # whether rows of the teacher's answers are picked, or put into another order
 
 
 @dataclass(eq=False)
@@ -167,6 +169,8 @@ class BackwardFacts:
     # Constants that are 0 in the type they were added in: value, type, line.
     vanished: Sequence[tuple[float, str, str | None]]
     scaled: bool = False  # whether the loss was multiplied by a gradient scaler
+    # Whether its operations were looked at; else ``oddities`` and each term's ``cut_off`` are not known.
+    in_full: bool = True
 
 
 @dataclass(eq=False)
@@ -201,6 +205,27 @@ class Step:
     gradients: frozenset[str] = frozenset()
     clips_others: bool = False  # whether it clips nothing that an optimizer which steps holds
     clipped_share: float = 0.0  # their share of the squared norm that was clipped
+    in_full: bool = True  # whether all was looked at; else ``lost_terms`` and what a loss's operations say is empty
+    decay: Decay | None = None  # the strongest weight decay of its optimizers, where that was measured
+    averaging: Averaging | None = None  # how student and teacher were moved towards each other before it
+
+
+@dataclass(frozen=True)
+class Decay:
+    """What weight decay does in a step."""
+
+    coefficient: float  # ``weight_decay`` of the group
+    shrinks: float | None  # by which share it shrinks the weights; None of optimizers that scale it with the gradient
+    to_gradient: float  # its size, as a multiple of the gradient's
+    rate: float  # the group's learning rate
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """How two networks of one shape moved between a step and the next, by no optimizer."""
+
+    teacher: float  # which share of its way to the student the teacher went
+    student: float  # which share of its way to the teacher the student went
 
 
 @dataclass(eq=False)

@@ -108,6 +108,9 @@ def student_mode(context: LoopContext) -> CheckResult:
                 remedy,
                 location=_place(own),
             )
+    split = _one_pass_asleep(asleep, awake)
+    if split is not None:
+        return split
     for one in context.asked:
         if id(one.network.module()) in modules and one.live and one.phases > context.phase.number:
             return CheckResult(
@@ -123,6 +126,24 @@ def student_mode(context: LoopContext) -> CheckResult:
                 location=one.place,
             )
     return CheckResult("ok", "The student was in training mode in all watched steps.", evidence)
+
+
+def _one_pass_asleep(asleep: Calls, awake: Calls) -> CheckResult | None:
+    """The student learns from two passes of a step, of which one is made in evaluation mode."""
+    others = {(step.number, call.network) for step, call in awake if call.training}
+    own = [(step, call) for step, call in asleep if (step.number, call.network) in others]
+    steps = {step.number for step, _ in own}
+    if len(steps) < 3 or len(steps) < 0.8 * len({step.number for step, _ in awake}):
+        return None
+    network, still = own[0][1].network, sorted({each for _, call in own for each in call.still})
+    return CheckResult(
+        "problem" if "batch norm" in still else "warning",
+        f"In {len(steps)} watched steps the student {network.shown} learns from two passes, one in training mode and "
+        f"one in evaluation mode, in which its {' and '.join(still)} {'does' if len(still) == 1 else 'do'} not act.",
+        {"steps": len(steps)},
+        Remedy("Make both passes in training mode.", code="student.train()"),
+        location=_place(own),
+    )
 
 
 @check(
@@ -201,14 +222,17 @@ def _moved(calls: Calls, version: Callable[[CallFacts], int]) -> bool:
 )
 def teacher_gradient(context: LoopContext) -> CheckResult:
     teachers = set(context.teachers)
+    pulls = [any(network not in teachers for network, _ in step.pulled) for step in context.steps]
     pulled = [each for step in context.steps for each in step.pulled if each[0] not in teachers]
-    steps = sum(any(network not in teachers for network, _ in step.pulled) for step in context.steps)
-    if steps > 0.5 * len(context.steps):
+    # Before the first of them the networks may have been warmed up, each by its labels.
+    since = pulls[pulls.index(True) :] if True in pulls else []
+    steps = sum(since)
+    if len(since) >= 2 and steps > 0.5 * len(since):
         network = pulled[0][0]
         return CheckResult(
             "problem",
             f"{network.label} learns, and is the target of the other network's divergence, whose gradient flows into "
-            f"it, too: it is pulled towards its student in {_of(steps, len(context.steps))}.",
+            f"it, too: it is pulled towards its student in {_of(steps, len(since))}.",
             {"steps": steps, "teacher": network.label},
             Remedy("Detach the target.", code="teacher_logits = teacher_logits.detach()"),
             location=most_common([place for _, place in pulled]),
@@ -258,8 +282,9 @@ def parameters_left_out(context: LoopContext) -> CheckResult:
         for each in step.left_out
         if (each.network, "student") in sides and not each.frozen
     ]
+    described = sum(step.in_full for step in context.steps)
     frozen = [each for step in context.steps for each in step.left_out if each.frozen and each.fresh]
-    if not found and context.whole_script and len(frozen) > 0.5 * len(context.steps):
+    if not found and context.whole_script and len(frozen) > 0.5 * described:
         worst = max(frozen, key=lambda each: each.share)
         if FROZEN.at_least(worst.share) != "ok":
             return CheckResult(
@@ -277,7 +302,14 @@ def parameters_left_out(context: LoopContext) -> CheckResult:
     network, steps = seen.most_common(1)[0]
     worst = next(each for each in found if each.network is network)
     names = ", ".join(worst.names[:3]) + (" …" if len(worst.names) > 3 else "")
-    rarely = steps < len(context.steps) / 2
+    # From the first of them on: what hooks hand over may be used later than from the first step.
+    marks = [
+        any(each.network is network for each in step.left_out)
+        for step in context.steps
+        if step.in_full or step.left_out
+    ]
+    since = len(marks) - marks.index(True)
+    rarely = steps < since / 2 or (steps == 1 and described > 2)
     verdict: Verdict = "problem" if worst.fresh and not rarely else "warning"
     how = (
         f"All parameters of {network.label} get"
@@ -286,7 +318,7 @@ def parameters_left_out(context: LoopContext) -> CheckResult:
     )
     return CheckResult(
         verdict,
-        f"{how} a gradient in {_of(steps, len(context.steps))}, and no optimizer that steps holds them.",
+        f"{how} a gradient in {_of(steps, described)}, and no optimizer that steps holds them.",
         {"module": network.label, "parameters": list(worst.names[:50]), "share": worst.share, "fresh": worst.fresh},
         Remedy(
             "Give them to the optimizer, or set requires_grad_(False) where they are to stay.",
@@ -408,7 +440,8 @@ def labels_unused(context: LoopContext) -> CheckResult:
             )
         return CheckResult("ok", "A term of the labels reaches backward().")
     found = [each for step in steps for each in step.lost_terms if not each.teacher]
-    often = len({id(step) for step in steps if any(not each.teacher for each in step.lost_terms)}) >= 0.8 * len(steps)
+    described = [step for step in steps if step.in_full]
+    often = sum(any(not each.teacher for each in step.lost_terms) for step in described) >= 0.8 * len(described)
     weighted = [each for each in found if each.weighted]
     unread = [each for each in found if not each.read]
     if not often or not (weighted or unread):
@@ -470,11 +503,12 @@ def _labels_chosen(chosen: Sequence[tuple[Step, Term]], steps: Sequence[Step]) -
 def student_no_gradient(context: LoopContext) -> CheckResult:
     dead: list[str | None] = []
     cut: list[Term] = []
-    count = 0
+    count = described = 0
     for _, backward in context.backwards:
         of_teacher = [term for term in backward.terms if term.teacher and term.reads_student]
         if of_teacher:
             count += 1
+            described += backward.in_full
             if not any(term.student for term in of_teacher):
                 dead.append(of_teacher[0].place)
             cut += [term for term in of_teacher if term.cut_off is not None][:1]
@@ -492,12 +526,12 @@ def student_no_gradient(context: LoopContext) -> CheckResult:
             ),
             location=most_common(dead),
         )
-    if cut and len(cut) >= 0.5 * count and cut[0].cut_off is not None:
+    if cut and len(cut) >= 0.5 * described and cut[0].cut_off is not None:
         projector, student = cut[0].cut_off
         return CheckResult(
             "problem",
-            f"From the term between teacher and student only {projector.label} learns, in {_of(len(cut), count)}: what "
-            f"it is given of {student.label} is detached.",
+            f"From the term between teacher and student only {projector.label} learns, in {_of(len(cut), described)}: "
+            f"what it is given of {student.label} is detached.",
             {"steps": len(cut), "learns": projector.label, "cut_off": student.label},
             Remedy(
                 "Detach the teacher's features alone: look at the hook, or at the line, that the student's come from."

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.loop.context import LoopContext, most_common
-from stillroom.diagnose.checks.loop.record import Answers, ComparingTerm, Term
+from stillroom.diagnose.checks.loop.record import Answers, ComparingTerm, Step, Term
 from stillroom.diagnose.checks.loss.context import meaning_of
 from stillroom.diagnose.checks.loss.identify import (
     FittedTerm,
@@ -84,6 +85,55 @@ _REDUCTIONS = {
 }
 
 
+def _divisors(step: Step, answers: Answers) -> dict[int, tuple[str, ...]]:
+    """What a sum is rightly divided by, with what it is then a mean over.
+
+    Rows, positions or labels, of the batch or of the whole group of batches whose gradients add up in the step.
+    """
+    found: dict[int, tuple[str, ...]] = {}
+    for group in ([answers], [each.answers for each in step.backwards if each.answers is not None]):
+        every = [math.prod(each.shape) // each.shape[each.class_dim] for each in group]
+        valid = [
+            count if each.labels is None else int((each.labels >= 0).sum())
+            for count, each in zip(every, group, strict=True)
+        ]
+        for counts in (valid, every):
+            found[sum(counts)] = ("batch", "length")
+        if sum(each.shape[0] for each in group) != sum(every):
+            found[sum(each.shape[0] for each in group)] = ("batch",)
+    return found
+
+
+def _division(factors: Sequence[float], divisors: Mapping[int, tuple[str, ...]]) -> tuple[float, tuple[str, ...]]:
+    """The factor that divides by a number of rows, and what the sum is a mean over by it; 1 where there is none.
+
+    >>> _division([0.5, 16.0, 1 / 64], {16: ("batch", "length"), 64: ("batch", "length")})
+    (0.015625, ('batch', 'length'))
+    >>> _division([0.5, 1 / 52], {64: ("batch", "length"), 8: ("batch",)})  # what a mask leaves of 64 positions
+    (0.019230769230769232, ('batch', 'length'))
+    """
+    for each in factors:
+        for count, over in divisors.items():
+            if count > 1 and abs(each * count - 1) < 1e-6:
+                return each, over
+    positions = max(divisors)
+    if ("batch",) in divisors.values():
+        for each in factors:
+            if each > 0 and 0.5 * positions <= 1 / each <= positions and abs(1 / each - round(1 / each)) < 1e-3:
+                return each, ("batch", "length")
+    return 1.0, ()
+
+
+def _name_labels(term: Term, divisors: Mapping[int, tuple[str, ...]], sizes: dict[str, int]) -> NamedTerm:
+    """A term of labels: a mean, or a sum, with what it is not divided by."""
+    coefficient = term.weight * max(term.rows, 1.0)
+    over = _division(term.factors, divisors)[1] if term.rows else ("batch", "length")
+    left = [name for name in ("batch", "length") if name not in over and sizes[name] > 1]
+    factor = float(math.prod(sizes[name] for name in left))
+    reasons = tuple(_REDUCTIONS[name, 1].format(sizes[name]) for name in left)
+    return NamedTerm("cross_entropy", None, coefficient, coefficient / factor, factor if left else None, reasons)
+
+
 def _reductions(ratio: float, sizes: dict[str, int]) -> list[tuple[str, int]] | None:
     """The reductions that a factor is made of, the fewest; None where it is none.
 
@@ -142,7 +192,13 @@ def _temperature_fault(weight: float, factors: Sequence[float], inside: int, tau
     return 0 if could_hold else -2
 
 
-def _name_term(one: ComparingTerm, fitted: FittedTerm, sizes: dict[str, int], others: float | None) -> NamedTerm:
+def _name_term(
+    one: ComparingTerm,
+    fitted: FittedTerm,
+    sizes: dict[str, int],
+    divisors: Mapping[int, tuple[str, ...]],
+    others: float | None,
+) -> NamedTerm:
     """A term of teacher and student, with what is wrong with its size."""
     tau, coefficient = fitted.temperature, fitted.coefficient * one.weight
     plain = NamedTerm(fitted.kind, tau, coefficient, coefficient, None, (), fitted.smoothing)
@@ -156,6 +212,11 @@ def _name_term(one: ComparingTerm, fitted: FittedTerm, sizes: dict[str, int], ot
             continue
         # A sum that the loop divides by its number of rows is a mean: the two are one reduction.
         factors, weight = list(one.factors), abs(one.weight)
+        division, over = _division(factors, divisors)
+        if over and ("batch", 1) in reductions:
+            reductions = [each for each in reductions if each[1] < 1 or each[0] not in over]
+            factors.remove(division)
+            weight /= division
         for name, power in list(reductions):
             divided = next((each for each in factors if abs(each * float(sizes[name]) ** power - 1) < 1e-6), None)
             if divided is not None:
@@ -249,9 +310,11 @@ def identify(context: LoopContext) -> list[StepFit]:
         Skip: no loss takes logits of both, or none can be computed again.
     """
     usable = [
-        (backward, each)
-        for backward, each in context.losses
-        if each.loss is not None
+        (step, backward, each)
+        for step, backward in context.backwards
+        for each in [backward.answers]
+        if each is not None
+        and each.loss is not None
         and each.teacher is not None
         and each.loss.sources[0].numel() <= MOST_LOGITS
         and any(one.weight for one in each.teacher_terms)
@@ -263,18 +326,20 @@ def identify(context: LoopContext) -> list[StepFit]:
         raise Skip("No loss that takes logits of student and teacher was seen.")
     chosen = [usable[i] for i in sorted({0, len(usable) // 2, len(usable) - 1})][:MOST_STEPS]
     found: list[StepFit] = []
-    for backward, answers in chosen:
+    for step, backward, answers in chosen:
         labels = [term for term in backward.terms if term.labels and term.student and not term.teacher]
-        sizes = _sizes(answers)
+        sizes, divisors = _sizes(answers), _divisors(step, answers)
         if len(answers.teacher_terms) == 1:
             # What compares both stands by itself: it is identified alone, and its weight is known.
             one = answers.teacher_terms[0]
             samples = _samples(answers, one.function)
             fit = fit_terms(samples) if not found else refit(found[0].fit, samples)
             if fit.is_known and len(fit.terms) == 1:
-                others = sum(term.weight for term in labels) if labels else None
-                teacher = _name_term(one, fit.terms[0], sizes, others)
-                of_labels = [NamedTerm("cross_entropy", None, each.weight, each.weight, None) for each in labels]
+                others = sum(
+                    each.weight / (_division(each.factors, divisors)[0] if each.rows else 1) for each in labels
+                )
+                teacher = _name_term(one, fit.terms[0], sizes, divisors, others if labels else None)
+                of_labels = [_name_labels(each, divisors, sizes) for each in labels]
                 found.append(StepFit(answers, fit, (*of_labels, teacher), bool(labels)))
                 continue
         samples = _samples(answers, answers.loss)
@@ -302,13 +367,49 @@ def _known(context: LoopContext) -> list[StepFit]:
     return known
 
 
+# Share of the way that a moving average goes in one step: 0.1 to 0.0001 are usual; a warm-up begins at 1 and falls.
+AVERAGE = Limits(0.8, 0.8, "A momentum below 0.2 remembers one step; it is written 0.99 and meant for the other side.")
+
+
+def _average_reversed(context: LoopContext) -> CheckResult | None:
+    """A moving average that moves the student, or that keeps next to nothing of the teacher."""
+    moved = [step.averaging for step in context.steps if step.averaging is not None]
+    if len(moved) < 6:
+        return None
+    student, teacher = (sorted(getattr(each, side) for each in moved) for side in ("student", "teacher"))
+    if student[len(moved) // 5] > 1e-5 and not any(teacher):
+        return CheckResult(
+            "problem",
+            f"Between its steps the student is moved {number(median(student))} of the way to the teacher, which stays "
+            "as it is: the moving average goes the other way.",
+            {"share": median(student), "steps": len(moved)},
+            Remedy(
+                "Let the teacher follow the student.", code="teacher_parameter.mul_(m).add_(parameter, alpha=1 - m)"
+            ),
+        )
+    if AVERAGE.warning <= teacher[0] and moved[-1].teacher < 1 - 1e-5:
+        return CheckResult(
+            "problem",
+            f"Each step moves the teacher {number(median(teacher))} of the way to the student: what is to be kept of "
+            "it and what is to be taken over are exchanged.",
+            {"share": median(teacher), "steps": len(moved)},
+            Remedy("Exchange m and 1 − m.", code="teacher_parameter.mul_(m).add_(parameter, alpha=1 - m)"),
+        )
+    return None
+
+
 @check(
-    threshold="The student's log-probabilities are the prediction, the teacher's probabilities the target.",
+    threshold="The student's log-probabilities are the prediction, the teacher's probabilities the target, and a "
+    "moving average moves the teacher, by less than 80% of the way in each step.",
+    limits=(AVERAGE,),
     source="KL(teacher‖student) takes the student's log-probabilities first: F.kl_div(log_q, p).",
     problem="Student and teacher are exchanged",
     title="Student and teacher in their places",
 )
 def roles_swapped(context: LoopContext) -> CheckResult:
+    averaged = _average_reversed(context)
+    if averaged is not None:
+        return averaged
     known = _known(context)
     kinds = [term.kind for each in known for term in each.fit.terms]
     code = 'T**2 * F.kl_div(F.log_softmax(student / T, -1), F.softmax(teacher / T, -1), reduction="batchmean")'
@@ -344,6 +445,11 @@ _TEMPERATURES = (
         textbook_kl(),
     ),
     (
+        "logits_summed",
+        "{} takes the sum of several teachers' logits, at the student's temperature: it is as many times too sharp.",
+        "teacher_logits = torch.stack([teacher(x) for teacher in teachers]).mean(0)",
+    ),
+    (
         "labels_softened",
         "{} of the labels takes the student's logits divided by the temperature of the other term.",
         "F.cross_entropy(student_logits, labels)  # of the logits as they are",
@@ -359,13 +465,18 @@ _TEMPERATURES = (
 )
 def temperature_one_sided(context: LoopContext) -> CheckResult:
     for kind, summary, code in _TEMPERATURES:
-        odd = [each for _, backward in context.backwards for each in backward.oddities if each.kind == kind]
-        if len(odd) >= 0.5 * max(1, len(context.backwards)):
+        odd = [each for _, backward in context.described for each in backward.oddities if each.kind == kind]
+        if len(odd) >= 0.5 * max(1, len(context.described)):
             return CheckResult(
                 "problem",
                 summary.format(odd[0].function),
                 {"kind": kind, "losses": len(odd)},
-                Remedy("Divide the logits that go into the softened softmax, and these alone.", code=code),
+                Remedy(
+                    "Average the teachers' logits."
+                    if kind == "logits_summed"
+                    else "Divide the logits that go into the softened softmax, and these alone.",
+                    code=code,
+                ),
                 location=most_common([each.place for each in odd]),
             )
     known = _known(context)
@@ -397,7 +508,7 @@ def loss_scale(context: LoopContext) -> CheckResult:
     evidence = {"terms": [term.evidence() for term in named[0]], "residual": known[0].fit.residual}
     # What is a fault in one step and none in another is a weight that changes.
     reasons = {tuple(term.reasons for term in terms) for terms in named}
-    if not wrong or len({tuple(len(each) for each in one) for one in reasons}) > 1:
+    if not wrong or len({tuple(bool(each) for each in one) for one in reasons}) > 1:
         return CheckResult("ok", f"The loss is {formula(named[0])}.", evidence)
     different = len(named[0]) > 1 and len({f"{term.factor or 1:.3g}" for term in named[0]}) > 1
     by_classes = any("classes" in reason for term in wrong for reason in term.reasons)
@@ -520,6 +631,36 @@ def loss_balance(context: LoopContext) -> CheckResult:
     )
 
 
+def row_shift(answers: Answers) -> int:
+    """By how many rows, or positions of a sequence, the teacher's answer stands before the student's that it teaches.
+
+    Measured: one of the teacher's is changed, and the gradient of one other row of the student's changes. 0 where its
+    own does, or those of several, or where the logits have other forms than [B, K] and [B, L, K].
+    """
+    along = len(answers.shape) - 2
+    if along not in (0, 1) or answers.class_dim != along + 1 or answers.shape[along] < 4:
+        return 0
+    part = _of_teacher(answers)
+    drawn = [each.float() if each.is_floating_point() else each for each in _draw(answers, 55, 1.0)]
+    row = answers.shape[along] // 2
+    other = [each.clone() for each in drawn]
+    other[1].select(along, row).mul_(-1.0)
+    change = (_gradient(part, drawn)[0] - _gradient(part, other)[0]).abs()
+    sizes = change.amax([each for each in range(change.dim()) if each != along])
+    moved = (sizes > 1e-4 * sizes.max()).nonzero().flatten().tolist() if bool(sizes.max() > 0) else []
+    return moved[0] - row if len(moved) == 1 else 0
+
+
+def read_labels(answers: Answers) -> Tensor:
+    """The class that the terms without the teacher pull each row to, of the form of the logits; -1 where none does."""
+    drawn = [each.float() if each.is_floating_point() else each for each in answers.loss.sources]
+    drawn[0] = torch.zeros_like(drawn[0])
+    gradient = _gradient(answers.loss, drawn)[0] - _gradient(_of_teacher(answers), drawn)[0]
+    gradient = gradient.movedim(answers.class_dim, -1)
+    lowest, labels = gradient.min(-1)
+    return torch.where(lowest < -1e-8, labels, -1)
+
+
 def descent_agreement(answers: Answers) -> float | None:
     """Minimising what compares student and teacher over free logits: the share of rows that end with its decision.
 
@@ -547,10 +688,14 @@ def descent_agreement(answers: Answers) -> float | None:
         student = student - 0.5 * mean / (1 - 0.9**step) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
     if not bool(torch.isfinite(student).all()):
         return 0.0
-    moved = (student - drawn[0]).abs().amax(dim) > 0
+    change = (student - drawn[0]).abs()
+    moved = change.amax(dim) > 0
     if not bool(moved.any()):
         return None
-    return float((student.argmax(dim) == drawn[1].argmax(dim))[moved].float().mean())
+    # Of some classes alone, as those of an older task, the decision among them.
+    columns = (change.movedim(dim, -1).flatten(0, -2).amax(0) > 0).nonzero().flatten()
+    student, teacher = (each.index_select(dim, columns) for each in (student, drawn[1]))
+    return float((student.argmax(dim) == teacher.argmax(dim))[moved].float().mean())
 
 
 @check(
@@ -596,6 +741,8 @@ def loss_minimum(context: LoopContext) -> CheckResult:
                 location=_place(known),
             )
         return CheckResult("ok", f"The loss is {formula(known[0].named)}.")
+    if fits[0].answers.reordered:
+        raise Skip("The loss picks or mixes rows of the teacher's answers.")
     agreement = descent_agreement(fits[0].answers)
     if agreement is None:
         raise Skip("The loss compares rows with each other.")

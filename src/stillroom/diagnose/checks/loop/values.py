@@ -74,11 +74,11 @@ def probabilities_for_logits(context: LoopContext) -> CheckResult:
         raise Skip("No loss was seen.")
     found = Counter(
         (each.kind, each.function, each.place, each.side)
-        for _, backward in context.backwards
+        for _, backward in context.described
         for each in backward.oddities
         if each.kind in _WORDS
     )
-    steps = len(context.backwards)
+    steps = len(context.described)
     often = [(key, count) for key, count in found.most_common() if count >= 0.5 * steps]
     if not often:
         return CheckResult("ok", "Softmaxes got logits, and divergences log-probabilities.")
@@ -100,13 +100,12 @@ def probabilities_for_logits(context: LoopContext) -> CheckResult:
     title="Dimension of the softmax",
 )
 def batch_split(context: LoopContext) -> CheckResult:
-    found = [
-        each for _, backward in context.backwards for each in backward.oddities if each.kind == "softmax_over_the_batch"
-    ]
-    mixed = [each for _, backward in context.backwards for each in backward.oddities if each.kind == "rows_mixed"]
-    if not context.backwards:
+    odd = [each for _, backward in context.described for each in backward.oddities]
+    found, mixed = ([each for each in odd if each.kind == kind] for kind in ("softmax_over_the_batch", "rows_mixed"))
+    losses = len(context.described)
+    if not losses:
         raise Skip("No loss was seen.")
-    if len(mixed) >= 0.5 * len(context.backwards):
+    if len(mixed) >= 0.5 * losses:
         return CheckResult(
             "problem",
             f"{mixed[0].function} of [B] and [B, 1] gives [B, B]: each row meets those of all other images.",
@@ -114,7 +113,7 @@ def batch_split(context: LoopContext) -> CheckResult:
             Remedy("Give both the same shape.", code="weight = weight.squeeze(1)"),
             location=most_common([each.place for each in mixed]),
         )
-    if len(found) < 0.5 * len(context.backwards):
+    if len(found) < 0.5 * losses:
         return CheckResult("ok", "Softmaxes run over the classes.")
     return CheckResult(
         "problem",

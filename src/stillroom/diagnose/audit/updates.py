@@ -1,0 +1,131 @@
+"""How parameters change: by a step, by weight decay, and between steps by a moving average."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from stillroom.diagnose.checks.loop.record import Averaging, Decay
+
+# Numbers of a parameter that a step's change is measured by.
+UPDATE_NUMBERS = 2**16
+# Parameters, and numbers of each, that a moving average is recognised by.
+AVERAGED, AVERAGED_NUMBERS = 24, 512
+_HALF = (torch.float16, torch.bfloat16)
+
+
+@dataclass(eq=False)
+class Update:
+    """Weights that have a gradient, as they are before a step."""
+
+    parameters: list[nn.Parameter]
+    before: list[Tensor]
+    decay: Decay | None
+
+    @classmethod
+    def of(cls, optimizer: torch.optim.Optimizer) -> Update:
+        """The weight matrices of an optimizer: of a bias that begins at 0, any step is a large share."""
+        given = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        parameters = [p for p in given if p.dim() >= 2]
+        before = [p.detach().flatten()[:UPDATE_NUMBERS].clone() for p in parameters]
+        return cls(parameters, before, _decay(optimizer))
+
+    def measure(self) -> tuple[float | None, float | None]:
+        """After the step: the largest share that it changed a matrix by, and what share of 16-bit numbers it left."""
+        if not self.before:
+            return None, None
+        stuck = _stuck(self.parameters, self.before)
+        now = [p.detach().flatten()[:UPDATE_NUMBERS] for p in self.parameters]
+        changed, size = (
+            torch.stack([norm.float() for norm in torch._foreach_norm(each)])
+            for each in (torch._foreach_sub(now, self.before), self.before)
+        )
+        return float(torch.where(size > 0, changed / size.clamp_min(1e-30), 0.0).max()), stuck
+
+
+def _stuck(parameters: Sequence[Tensor], before: Sequence[Tensor]) -> float | None:
+    """Of parameters in 16 bits, the share of numbers with a gradient that a step left as they were; None of others."""
+    alike = count = 0
+    for parameter, old in zip(parameters, before, strict=True):
+        if parameter.dtype in _HALF and parameter.grad is not None:
+            moving = parameter.grad.flatten()[:UPDATE_NUMBERS] != 0
+            alike += int((moving & (parameter.detach().flatten()[:UPDATE_NUMBERS] == old)).sum())
+            count += int(moving.sum())
+    return alike / count if count else None
+
+
+def _decay(optimizer: torch.optim.Optimizer) -> Decay | None:
+    """The strongest weight decay of an optimizer's groups; None where there is none."""
+    found: Decay | None = None
+    name = type(optimizer).__name__
+    for group in optimizer.param_groups:
+        decay, rate = group.get("weight_decay", 0.0), group.get("lr", 0.0)
+        graded = [p for p in group["params"] if p.grad is not None and not p.grad.is_sparse]
+        if not graded or not isinstance(decay, int | float) or decay <= 0:
+            continue
+        apart = name == "AdamW" or bool(group.get("decoupled_weight_decay"))
+        shrinks = float(rate) * decay if apart else None
+        if name == "SGD":
+            shrinks = float(rate) * decay / max(1 - group.get("momentum", 0.0), 1e-6)
+        weights, gradients = (
+            float(torch.stack([norm.float() for norm in torch._foreach_norm(each)]).square().sum().sqrt())
+            for each in ([p.detach() for p in graded], [p.grad for p in graded if p.grad is not None])
+        )
+        each = Decay(float(decay), shrinks, decay * weights / max(gradients, 1e-30), float(rate))
+        found = each if found is None or each.coefficient > found.coefficient else found
+    return found
+
+
+class Follower:
+    """Two networks of one shape, of which one may be a moving average of the other.
+
+    Args:
+        teacher: the one that answers.
+        student: the one that learns.
+    """
+
+    def __init__(self, teacher: nn.Module, student: nn.Module) -> None:
+        self._parameters = [
+            [weakref.ref(p) for p in module.parameters() if p.dim() >= 2][:AVERAGED] for module in (teacher, student)
+        ]
+        self._marked: tuple[Tensor, Tensor] | None = None
+
+    def _now(self) -> tuple[Tensor, Tensor] | None:
+        rows = []
+        for references in self._parameters:
+            parameters = [p for p in (each() for each in references) if p is not None]
+            if not parameters or len(parameters) < len(references):
+                return None
+            rows.append(torch.cat([p.detach().flatten()[:AVERAGED_NUMBERS] for p in parameters]).double())
+        return rows[0], rows[1]
+
+    def mark(self) -> None:
+        """A step has been made."""
+        self._marked = self._now()
+
+    def forget(self) -> None:
+        """What comes next is not seen."""
+        self._marked = None
+
+    def measure(self) -> Averaging | None:
+        """Before the next step: which share of the way to the other each was moved; None where that is not plain."""
+        before, now, self._marked = self._marked, self._now() if self._marked is not None else None, None
+        if before is None or now is None or before[0].shape != before[1].shape:
+            return None
+        way = before[1] - before[0]
+        size = float(way.square().sum())
+        if size <= 1e-12 * float(before[1].square().sum()):
+            return None
+        shares = []
+        for old, new, towards in ((before[0], now[0], way), (before[1], now[1], -way)):
+            change = new - old
+            length = float(change.norm())
+            share = float(change @ towards) / size
+            if length and float((change - share * towards).norm()) > 0.05 * length:
+                return None
+            shares.append(share if length else 0.0)
+        return Averaging(*shares)
