@@ -9,10 +9,12 @@ import gc
 import json
 import os
 import signal
+import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -49,17 +51,29 @@ DURATIONS = Path(__file__).parent / "tests" / "durations.json"
 _measured: dict[str, float] = collections.defaultdict(float)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        import processes
+
+        processes.share()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if "processes" in sys.modules and not hasattr(config, "workerinput"):
+        sys.modules["processes"].end()
+
+
 # Nothing that was imported or collected is ever freed: the collector need not look through it, neither now nor later.
 gc.disable()
 
 
-def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """A module without an example has no doctest: importing it in each worker would be for nothing. Lightning alone
-    takes four seconds.
-    """
-    if collection_path.suffix == ".py" and "src" in collection_path.relative_to(Path(__file__).parent).parts:
-        return True if ">>>" not in collection_path.read_text(encoding="utf-8") else None
-    return None
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file(file_path: Path) -> Generator[None, Any, Any]:
+    """A module without an example has no doctest: looking through it, of src after its import, would be for nothing."""
+    found = yield
+    if file_path.suffix == ".py" and ">>>" not in file_path.read_text(encoding="utf-8"):
+        return [each for each in found if type(each).__name__ != "DoctestModule"]
+    return found
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

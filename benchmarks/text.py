@@ -4,10 +4,10 @@ TREC, a BERT of transformers with random weights (4 blocks of width 128) into on
 four take turns, each a process of its own on one thread; what counts is the processor time of the steps after the
 first ten, so that neither start-up, the tokenizer nor the building of the cache counts. The plain loop is what one
 writes with transformers: shuffled batches padded to their longest text, a teacher in eval mode under ``no_grad``.
+A stopped command goes on where it was: rows, the teacher and the cache are in the folder ``--out``.
 
     export STILLROOM_DATA=…                                      # the folder of trec/
-    python benchmarks/text.py --rounds 1 --epochs 1              # to look at while working
-    python benchmarks/text.py --rounds 7                         # the table of docs/results/text.md
+    python benchmarks/text.py --out runs/bench-text              # three turns, the table of docs/results/text.md
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ import torch
 from stillroom.train.recorders import StepHook, StepInfo
 
 METHODS = ("student alone", "cached", "live", "plain loop")
+EPOCHS = {"student alone": 4, "cached": 4, "live": 1, "plain loop": 1}  # of 85 steps; short ones need more for a figure
 SKIPPED = 10  # steps that do not count
 BATCH = 64
 TEACHER = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512}
@@ -36,26 +36,29 @@ STUDENT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, 
 
 
 class Clock(StepHook):
-    """The processor time of all steps but the first ones."""
+    """The processor time, and that of a clock on the wall, of all steps but the first ones."""
 
     def __init__(self) -> None:
-        self.steps, self.began, self.spent = 0, 0.0, 0.0
+        self.steps = 0
+        self.began = self.now = (0.0, 0.0)
 
     def after_step(self, info: StepInfo | None = None) -> None:
         """Count a step."""
         self.steps += 1
-        now = time.process_time()
+        self.now = time.process_time(), time.perf_counter()
         if self.steps == SKIPPED:
-            self.began = now
-        self.spent = now - self.began
+            self.began = self.now
 
     @property
-    def milliseconds(self) -> float:
+    def milliseconds(self) -> dict[str, float]:
         """Of a step."""
-        return 1000 * self.spent / (self.steps - SKIPPED)
+        cpu, wall = (
+            1000 * (end - start) / (self.steps - SKIPPED) for start, end in zip(self.began, self.now, strict=True)
+        )
+        return {"cpu": cpu, "wall": wall}
 
 
-def distil(method: str, seed: int, epochs: int, folder: Path) -> float:
+def distil(method: str, seed: int, epochs: int, folder: Path) -> dict[str, float]:
     """Milliseconds a step of one of our runs."""
     from stillroom.recipe import parse_recipe
     from stillroom.run.run import execute
@@ -72,7 +75,9 @@ def distil(method: str, seed: int, epochs: int, folder: Path) -> float:
         content |= {"teacher": teacher, "cache": {"enabled": method == "cached"}}
         losses.append({"name": "kl", "temperature": 4})
     clock = Clock()
-    execute(parse_recipe(content | {"losses": losses}), folder / f"{method}-{seed}".replace(" ", "-"), hooks=[clock])
+    out = folder / f"{method}-{seed}".replace(" ", "-")
+    shutil.rmtree(out, ignore_errors=True)  # of a turn that was stopped: its time is not known
+    execute(parse_recipe(content | {"losses": losses}), out, hooks=[clock])
     return clock.milliseconds
 
 
@@ -95,7 +100,7 @@ def random_teacher(folder: Path) -> Path:
     return path
 
 
-def plain(seed: int, epochs: int) -> float:
+def plain(seed: int, epochs: int) -> dict[str, float]:
     """Milliseconds a step of the plain loop."""
     from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
     from torch.utils.data import DataLoader
@@ -140,58 +145,60 @@ def plain(seed: int, epochs: int) -> float:
     return clock.milliseconds
 
 
-def job(method: str, seed: int, epochs: int, folder: Path) -> None:
+def job(method: str, seed: int, folder: Path) -> None:
     """Do one of the four and print its milliseconds."""
     torch.set_num_threads(1)
+    epochs = EPOCHS[method]
     made = plain(seed, epochs) if method == "plain loop" else distil(method, seed, epochs, folder)
-    print(json.dumps({"milliseconds": made}))
+    print(json.dumps(made))
 
 
 def main() -> None:
     """Take the turns and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="turns of each of the four")
-    parser.add_argument("--epochs", type=int, default=2, help="of 85 steps each")
-    parser.add_argument("--out", type=Path, help="a file for the rows")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench-text"), help="a folder for rows and cache")
     parser.add_argument("--job", choices=METHODS, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.job:
-        job(options.job, options.seed, options.epochs, options.folder)
+        job(options.job, options.seed, options.out)
         return
-    rows: list[dict[str, float]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for turn in range(options.rounds):
-            took = {}
-            for method in METHODS:
-                command = [sys.executable, __file__, "--job", method, "--seed", str(turn), "--folder", folder]
-                command += ["--epochs", str(options.epochs)]
-                environment = os.environ | {"OMP_NUM_THREADS": "1", "STILLROOM_CACHE": str(Path(folder) / "cache")}
-                done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-                if done.returncode:
-                    raise SystemExit(done.stderr[-2000:])
-                took[method] = json.loads(done.stdout.splitlines()[-1])["milliseconds"]
-            rows.append(took)
-            print(
-                f"round {turn + 1}: " + ", ".join(f"{name} {value:.1f} ms" for name, value in took.items()), flush=True
-            )
-            if options.out:
-                options.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder = options.out.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "rows.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    for turn in range(options.rounds):
+        for method in METHODS:
+            if any((row["round"], row["method"]) == (turn, method) for row in rows):
+                continue
+            command = [sys.executable, __file__, "--job", method, "--seed", str(turn), "--out", str(folder)]
+            environment = os.environ | {"OMP_NUM_THREADS": "1", "STILLROOM_CACHE": str(folder / "cache")}
+            done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+            if done.returncode:
+                raise SystemExit(done.stderr[-2000:])
+            rows.append({"round": turn, "method": method, **json.loads(done.stdout.splitlines()[-1])})
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            cpu, wall = rows[-1]["cpu"], rows[-1]["wall"]
+            print(f"turn {turn + 1}, {method}: {cpu:.1f} ms of CPU a step, {wall:.1f} ms", flush=True)
     table(rows)
 
 
-def table(rows: list[dict[str, float]]) -> None:
-    """Print the medians of the CPU time of a step, and of the two ratios asked for, each taken within a round."""
-    ratio: Callable[[str, str], list[float]] = lambda over, under: [row[over] / row[under] for row in rows]  # noqa: E731
+def table(rows: list[dict[str, Any]]) -> None:
+    """Print the medians of a step's time, and of the two ratios asked for, each taken within a turn."""
+    of = {(row["round"], row["method"]): row for row in rows}
+    turns = sorted({row["round"] for row in rows if (row["round"], METHODS[-1]) in of})
     for method in METHODS:
-        print(f"| {method} | {statistics.median(row[method] for row in rows):.1f} |")
+        cpu, wall = (statistics.median(of[turn, method][kind] for turn in turns) for kind in ("cpu", "wall"))
+        print(f"| {method} | {cpu:.1f} | {wall:.1f} |")
     for name, over, under, target in (
         ("speed of cached distilling, of the student alone", "student alone", "cached", 0.95),
         ("speed of live distilling, of the plain loop", "plain loop", "live", 1.5),
     ):
-        found = ratio(over, under)
-        print(f"{name}: {statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f}); asked for: {target}")
+        for kind in ("cpu", "wall"):
+            found = [of[turn, over][kind] / of[turn, under][kind] for turn in turns]
+            span = f"{min(found):.2f} to {max(found):.2f}"
+            print(f"{name}, by {kind} time: {statistics.median(found):.2f} ({span}); asked for: {target}")
 
 
 if __name__ == "__main__":

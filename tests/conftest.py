@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from torch import Tensor, nn
 
 from report.browser import Visits, launched
+
+if TYPE_CHECKING:  # the process that hands tests to workers reads this file, too, and needs no torch
+    from torch import Tensor, nn
 
 
 @pytest.fixture(scope="session")
@@ -37,24 +39,36 @@ def _no_disk() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _traced_once() -> Iterator[None]:
-    """A teacher of the zoo is traced once, not in each run that cuts it: a second each time."""
-    from stillroom.models.tracing import Traced
+def _found_once() -> Iterator[None]:
+    """What a run finds out about a model of the zoo is found out once, not in each run: a third of a small run's time.
+
+    tests/models looks at how it is found.
+    """
+    from stillroom.models import prepared
+    from stillroom.models.modes import copy_model
     from stillroom.models.weights import state_hash
-    from stillroom.teachers import tails
+    from stillroom.teachers import live, tails
 
-    trace, kept = tails.trace, dict[Any, Traced]()
+    kept: dict[Any, Any] = {}
 
-    def remember(model: nn.Module, example: Tensor) -> Traced:
-        if not type(model).__module__.startswith("stillroom."):
-            return trace(model, example)
-        key = (repr(model), state_hash(model), example.shape, example.dtype)
-        if key not in kept:
-            kept[key] = trace(model, example)
-        return kept[key]
+    def once(find: Callable[..., Any], give: Callable[[Any], Any] = lambda found: found) -> Callable[..., Any]:
+        def remember(model: nn.Module, example: Tensor, **more: Any) -> Any:
+            hooked = any(each._forward_hooks or each._forward_pre_hooks for each in model.modules())
+            if hooked or not type(model).__module__.startswith("stillroom."):
+                return find(model, example, **more)
+            key = (find, repr(model), state_hash(model), example.shape, example.dtype, repr(more))
+            if key not in kept:
+                kept[key] = find(model, example, **more)
+            return give(kept[key])
 
+        return remember
+
+    fold = once(live.fold_batchnorm, lambda found: (copy_model(found[0]), found[1]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tails, "trace", remember)
+        patch.setattr(tails, "trace", once(tails.trace))
+        patch.setattr(tails, "fold_batchnorm", fold)
+        patch.setattr(live, "fold_batchnorm", fold)
+        patch.setattr(prepared, "multiply_adds", once(prepared.multiply_adds))
         yield
 
 

@@ -1,6 +1,7 @@
-"""Commands in processes of their own, which may be killed: forked from one that has imported the libraries already.
+"""Processes of their own, which may be killed: forked from one that has imported the libraries already.
 
-A fresh interpreter imports torch and the rest for three seconds before a small run begins.
+A fresh interpreter imports torch and the rest for three seconds before a small run begins. All workers of pytest share
+the process that is forked.
 """
 
 from __future__ import annotations
@@ -8,24 +9,73 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import runpy
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-import torch
+import pytest
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 # What a run imports when it begins is imported once, too.
 _CONTEXT.set_forkserver_preload(
-    ["stillroom.cli.app", "stillroom.run.run", "stillroom.continual.run", "scipy.cluster.hierarchy"]
+    [
+        *("stillroom.cli.app", "stillroom.run.run", "stillroom.continual.run", "scipy.cluster.hierarchy"),
+        *("stillroom.study.compare", "stillroom.study.engine.jobs", "pytest"),
+    ]
 )
+_SERVER: Any = forkserver._forkserver  # type: ignore[attr-defined]
+_ADDRESS = "STILLROOM_TEST_FORKSERVER"
+# What is forked in place of an interpreter of its own.
+_MODULES = {"stillroom", "stillroom.study.engine.worker", "accelerate.commands.launch"}
 PATIENCE = 900.0  # seconds
+
+
+def share() -> None:
+    """Start the process to fork from, for this process and those that it starts."""
+    # From Python 3.14 on it serves who has its key: each process then has one of its own.
+    if _ADDRESS not in os.environ and not hasattr(_SERVER, "_forkserver_authkey"):
+        forkserver.ensure_running()
+        os.environ[_ADDRESS] = _SERVER._forkserver_address
+
+
+def end() -> None:
+    """End it, where this process started it."""
+    if _SERVER._forkserver_pid is not None:
+        _SERVER._stop()
+
+
+def _join() -> None:
+    """Use the one of the process that started this one."""
+    if _ADDRESS in os.environ and _SERVER._forkserver_pid is None:
+        _SERVER._forkserver_address = os.environ[_ADDRESS]
+        _SERVER._forkserver_alive_fd = os.open(os.devnull, os.O_RDONLY)  # it lives as long as who started it
+        _SERVER.ensure_running = resource_tracker.ensure_running
+
+
+_join()
+
+
+def _started(work: Callable[..., None], *given: object) -> Any:
+    """A process that does something; it does not first import the script that this one runs."""
+    process, main = _CONTEXT.Process(target=work, args=given), sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        process.start()
+    finally:
+        sys.modules["__main__"] = main
+    return process
 
 
 @dataclass(frozen=True)
@@ -63,11 +113,11 @@ class Process:
         environment: Mapping[str, str] | None = None,
         fate: Fate = Fate(),
     ) -> None:
+        share()
         self._folder = Path(tempfile.mkdtemp())
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         begin = _Begin(arguments, script, os.getcwd(), {**os.environ, **(environment or {})}, self._folder, fate)
-        self._process = _CONTEXT.Process(target=_work, args=(begin,))
-        self._process.start()
+        self._process = _started(_work, begin)
 
     @property
     def returncode(self) -> int | None:
@@ -113,6 +163,55 @@ def stillroom(
     return Done(process.wait(), out, err)
 
 
+class ForkedPython(subprocess.Popen[Any]):
+    """What ``python -m MODULE`` or ``python SCRIPT`` would do, in a process that is forked."""
+
+    def _execute_child(self, *given: Any) -> None:
+        args, folder, environment, pipes, new_session = given[0], given[5], given[6], given[10:16], given[21]
+        ends = [pipes[0], pipes[3], pipes[5]]
+        streams = [Connection(os.dup(end if end >= 0 else own)) for own, end in enumerate(ends)]
+        begin = _Python(
+            arguments=[os.fspath(each) for each in args[1:]],
+            place=folder or os.getcwd(),
+            environment=dict(environment or os.environ),
+            new_session=new_session,
+            file_bytes=resource.getrlimit(resource.RLIMIT_FSIZE),
+        )
+        self._forked = _started(_be_python, begin, streams)
+        self.pid = self._forked.pid
+        for each in streams:
+            each.close()
+        self._close_pipe_fds(*pipes)
+
+    def _internal_poll(self, *_: object) -> int | None:
+        with self._waitpid_lock:
+            if self.returncode is None:
+                self.returncode = self._forked.exitcode
+        return self.returncode
+
+    def _wait(self, timeout: float | None) -> int | None:
+        deadline = time.monotonic() + (PATIENCE if timeout is None else timeout)
+        while self._internal_poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(self.args, timeout or PATIENCE)
+            time.sleep(0.005)
+        return self.returncode
+
+
+def fork_python(patch: pytest.MonkeyPatch) -> None:
+    """Have what this process starts as ``python …`` forked, where it is ours: see :data:`_MODULES`; and scripts."""
+    share()
+    real = subprocess.Popen
+
+    def popen(args: Any, *more: Any, **options: Any) -> Any:
+        words = [each for each in args if each not in ("-P", "-u")] if isinstance(args, list | tuple) else [""]
+        is_script = str(words[-1]).endswith(".py") and len(words) == 2
+        forks = words[0] == sys.executable and (is_script or (words[1] == "-m" and words[2] in _MODULES))
+        return (ForkedPython if forks else real)(args, *more, **options)
+
+    patch.setattr(subprocess, "Popen", popen)
+
+
 def until(condition: Callable[[], object], process: Process | None = None) -> None:
     """Wait for a condition, and no longer than a process runs."""
     deadline = time.monotonic() + PATIENCE
@@ -128,6 +227,8 @@ def in_child(work: Callable[[], object]) -> int:
 
 
 def begun(work: Callable[[], object]) -> int:
+    import torch
+
     child = os.fork()
     if child == 0:
         try:
@@ -158,10 +259,18 @@ class _Begin:
     fate: Fate = field(default_factory=Fate)
 
 
-def _work(begin: _Begin) -> None:
+def _settle(begin: _Begin | _Python) -> None:
+    """Be where the process was started, with its environment; what it starts itself is forked, too."""
     os.chdir(begin.place)
     os.environ.clear()
     os.environ.update(begin.environment)
+    os.fsync = os.fstat  # type: ignore[assignment]  # as in the tests, nothing waits for the disk
+    _join()
+    fork_python(pytest.MonkeyPatch())
+
+
+def _work(begin: _Begin) -> None:
+    _settle(begin)
     for number, name in ((1, "out"), (2, "err")):
         with (begin.folder / name).open("wb") as file:
             os.dup2(file.fileno(), number)
@@ -175,6 +284,42 @@ def _work(begin: _Begin) -> None:
     from stillroom.cli import main
 
     main()
+
+
+@dataclass(frozen=True)
+class _Python:
+    arguments: Sequence[str]
+    place: str
+    environment: Mapping[str, str]
+    new_session: bool
+    file_bytes: tuple[int, int]  # the limits on a file's size
+
+
+def _be_python(begin: _Python, streams: Sequence[Connection]) -> None:
+    """Do what an interpreter with these arguments would."""
+    if begin.new_session:
+        os.setsid()
+    for number, stream in enumerate(streams):
+        os.dup2(stream.fileno(), number)
+        stream.close()
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    _settle(begin)
+    resource.setrlimit(resource.RLIMIT_FSIZE, begin.file_bytes)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    arguments = [*begin.arguments]
+    sys.path[:0] = [path for path in begin.environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    isolated = False
+    while arguments[0] in ("-P", "-u"):
+        isolated |= arguments.pop(0) == "-P"
+    if arguments[0] == "-m":
+        if not isolated:
+            sys.path.insert(0, begin.place)
+        sys.argv = arguments[1:]
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.path.insert(0, str(Path(arguments[0]).resolve().parent))
+        sys.argv = arguments
+        runpy.run_path(arguments[0], run_name="__main__")
 
 
 def _befall(fate: Fate) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import stillroom.demo
+from processes import fork_python
 from report.browser import Visits, check_page
 from stillroom.cli import run
 from stillroom.study.config import parse_study
@@ -28,6 +29,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[
     shorter["recipe"]["training"]["epochs"] = 2
     shorter["teachers"][0]["set"]["training.epochs"] = 1
     with pytest.MonkeyPatch.context() as patch:
+        fork_python(patch)
         patch.setattr(stillroom.demo, "_STUDY", shorter)
         patch.setattr(stillroom.demo, "engine_maker", lambda *_: lambda folder, threads: InProcessEngine())
         printed: list[str] = []

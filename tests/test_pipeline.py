@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from stillroom import pipeline
 from stillroom.cli import run
+from stillroom.cli.terminal import ProgressBar
 from stillroom.models import external
 from stillroom.models.config import ModelConfig
 from stillroom.models.registry import build
@@ -132,6 +135,16 @@ def test_images_whose_names_begin_with_their_class(tmp_path: Path, capsys: pytes
     (flat / "0123.png").write_bytes(next(flat.iterdir()).read_bytes())
     assert run([*command, "data.class_from=file_name"]) == 2
     assert "0123.png" in capsys.readouterr().err
+
+
+def test_a_run_shows_no_figures_of_the_run_before_it() -> None:
+    text = io.StringIO()
+    bar = ProgressBar(Console(file=text, width=200))
+    for line in ({"agreement": 50.0}, {"top1": 10.0}):
+        bar.run_started("training", 1, 0)
+        bar.logged({"split": "test", "epoch": 1, **line})
+        bar.run_ended()
+    assert text.getvalue().splitlines() == ["epoch 1: agrees 50.0%", "epoch 1: top-1 10.00%"]
 
 
 def test_options_of_a_library_models_size() -> None:

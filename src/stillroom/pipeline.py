@@ -106,7 +106,9 @@ def run_request(request: Request, out: Path, observer: Observer, say: Callable[[
     for place, (name, recipe) in enumerate(recipes.items(), start=1):
         say(f"{place}/{len(recipes)}  {_TITLES[name]}")
         components = build_components(recipe, data)
-        finished[name] = execute(recipe, out / name, resume=True, observer=observer, components=components)
+        finished[name] = execute(
+            recipe, out / name, resume=True, observer=observer, components=components, describe=place == 1
+        )
     say("timing teacher and student")
     measure_latency(finished[DISTILLED].path)
     summaries = {name: run.summary for name, run in finished.items()}
@@ -211,7 +213,7 @@ def _with_validation(
         return config, data
     least = int(np.bincount(data.train.strata).min())
     if least < _LEAST_OF_A_CLASS:
-        say(f"the smallest class has {least} training images: none is kept to measure on along the way")
+        say(f"the smallest class has {counted(least, 'training image')}: none is kept to measure on along the way")
         return config, data
     say(f"{_VALIDATION:.0%} of the training images are kept to measure on along the way")
     content = {**config.model_dump(exclude_unset=True), "validation": _VALIDATION}
@@ -493,6 +495,11 @@ def _next(out: Path, summaries: Mapping[str, Mapping[str, Any]]) -> list[tuple[s
         levels = [measure.written(level) for level in (teacher, _level(labels))]
         why = f"The teacher ({levels[0]}) is weaker than the student from labels ({levels[1]}): begin with pretrained "
         lines.append((why + "weights, or train it for longer (--epochs).", ""))
+    guessing = 100 / distilled["data"]["classes"] if measure.name == "top1" else 0.0
+    if max(_level(labels), _level(distilled)) < 1.5 * guessing:
+        lines.append(
+            (f"Both students do little better than guessing ({guessing:.1f}%): train for longer (--epochs).", "")
+        )
     worse = _level(distilled) < _level(labels)
     why = "Why is the distilled student worse?" if worse else "Is anything wrong with the run?"
     recipe = out / DISTILLED / "recipe.yaml"

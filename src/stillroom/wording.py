@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeVar
+
+# Not where it is part of a name: in quotes, in a path, before or after a hyphen or an underscore.
+_IMAGE = re.compile(r"""(?<![\w\-./“"'`#])(?:([Aa])n )?([Ii])mage(s?)(?![\w\-/”"`]|\.\w|'(?=\w)(?!'s\b))""")
+_PIXELS = re.compile(r"""(?<![\w\-./“"'`#])pixels(?![\w\-/”"`]|\.\w)""")
+# What plotly takes from the user's names.
+_NAMES = frozenset({"customdata", "name", "ticktext", "legendgroup", "key"})
+T = TypeVar("T")
 
 
 def word(value: object) -> str:
@@ -27,6 +35,31 @@ def word(value: object) -> str:
         return json.dumps(value, ensure_ascii=False, default=str)
     text = plain(str(value))
     return PurePath(text).name or text if text.startswith("/") else text
+
+
+def of_texts(value: T) -> T:
+    """What is said of images, said of texts: a sentence, or what holds sentences; names in quotes stay.
+
+    >>> of_texts("500 test images, nats an image; 'images' is a name, and the page’s address images/a.png stays")
+    "500 test texts, nats a text; 'images' is a name, and the page’s address images/a.png stays"
+    >>> of_texts({"title": "Images", "text": ["image"]})
+    {'title': 'Texts', 'text': ['image']}
+    """
+    changed: Any = value
+    if isinstance(value, str):
+        made = _IMAGE.sub(lambda found: f"{found[1] + ' ' if found[1] else ''}{_LIKE[found[2]]}ext{found[3]}", value)
+        changed = _PIXELS.sub("tokens", made)
+    elif isinstance(value, list | tuple):
+        changed = type(value)(of_texts(each) for each in value)
+    elif isinstance(value, dict):
+        # The text of a title is a sentence, that of points a list of names.
+        kept = {key for key, each in value.items() if key in _NAMES or (key == "text" and not isinstance(each, str))}
+        changed = {key: each if key in kept else of_texts(each) for key, each in value.items()}
+    made_of_texts: T = changed
+    return made_of_texts
+
+
+_LIKE = {"i": "t", "I": "T"}
 
 
 def whole_number(text: str) -> int | None:

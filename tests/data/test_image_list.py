@@ -116,6 +116,27 @@ def test_loose_images_are_met_with_an_offer(flat: Callable[..., Path]) -> None:
         parse_data_argument(str(flat() / "images"))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("train/cat/1.jpg", b"", ["train/cat/1.jpg", "the file is empty", "data.bad_files=skip"]),
+        ("train/cat/1.cr2", b"x", [".cr2 (1)", "convert them to .jpg"]),
+        ("train/cat/.keep", b"", ["there are none in train"]),
+    ],
+)
+def test_what_is_no_picture_is_said_with_what_to_do(
+    tmp_path: Path, name: str, content: bytes, words: list[str]
+) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / "train" / label).mkdir(parents=True)
+        if name.endswith("jpg"):
+            Image.new("RGB", (4, 4)).save(tmp_path / "train" / label / "0.png")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadInput) as raised:
+        load(DataConfig(path=str(tmp_path), holdout=0.5))
+    assert all(word in str(raised.value) for word in words), raised.value
+
+
 def save(folder: Path, tables: dict[str, pa.Table]) -> Path:
     """What ``DatasetDict.save_to_disk`` of the datasets package leaves."""
     for split, table in tables.items():

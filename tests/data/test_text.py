@@ -95,7 +95,10 @@ def test_bad_texts_are_refused_in_one_line(tmp_path: Path, content: dict[str, ob
     [
         (b"text,label\na cat,x\na \xff dog,y\n", b"text,label\na cat,x\n", "row 1 is not UTF-8 .byte 2: 0xff"),
         (b"text,label\na cat,x\na dog,y\n", b"text,label\na cat,z\n", "a label of the training split .* row 0 has 'z'"),
-        (b"number,label\n1.5,0\n", b"number,label\n1.5,0\n", "a column of text; its columns are number, label"),
+        (b"number,label\n1.5,0\n", b"number,label\n1.5,0\n", r"a column of text; it has 'number' \(double\), 'label'"),
+        (b"text,label\n,0\n,1\n", b"text,label\n,0\n", r"a column of text; it has 'text' \(empty\)"),
+        (b"text,label\na,0.5\n", b"text,label\na,0.5\n", r"whole numbers or words; .* 'label' \(double\)"),
+        (b"text,label\n", b"text,label\n", "a row or more"),
     ],
 )
 def test_bad_csv_files_are_refused_in_one_line(tmp_path: Path, train: bytes, test: bytes, expected: str) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from stillroom.diagnose.checks.recipe.text_input import find_untrained
 from stillroom.errors import BadInput
 from stillroom.losses.attention_maps import AttentionMaps
 from stillroom.losses.base import LossInputs
@@ -24,15 +26,26 @@ from stillroom.models.weights import load_weights, save_weights
 from stillroom.teachers.output import ModelOutput
 
 IDS = torch.tensor([[2, 7, 9, 3, -1, -1, -1, -1], [2, 8, 8, 8, 9, 9, 7, 3]], dtype=torch.int32)
-TINY = {
-    "bert": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32},
+SIZES: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
+RELATIVE = {
+    **{"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_biased_input": False},
+    **{"max_relative_positions": 8, "type_vocab_size": 0},
+}
+TINY: dict[str, dict[str, Any]] = {
+    "bert": SIZES,
     "distilbert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32},
-    "roberta": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32},
-    "electra": {
-        **{"hidden_size": 16, "embedding_size": 16, "num_hidden_layers": 2},
-        **{"num_attention_heads": 2, "intermediate_size": 32},
-    },
-    "mpnet": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32},
+    "roberta": SIZES,
+    "electra": SIZES | {"embedding_size": 16},
+    "mpnet": SIZES,
+    "deberta": SIZES | RELATIVE,
+    # As DeBERTa-v3's: positions in buckets, projections shared with the content's, their norm.
+    "deberta-v2": SIZES | RELATIVE | {"position_buckets": 4, "norm_rel_ebd": "layer_norm", "share_att_key": True},
+    "modernbert": SIZES | {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "local_attention": 4},
 }
 
 
@@ -62,6 +75,17 @@ def test_transformers_are_made_of_a_config_and_take_ids(kind: str) -> None:
     assert logits.shape == (2, 4)
     assert torch.allclose(logits[:1], model(IDS[:1, :4]), atol=1e-5)
     assert torch.equal(copy.deepcopy(model)(IDS), logits)
+
+
+def test_a_pooler_that_nobody_trained_is_found_in_a_model_whose_other_layers_are() -> None:
+    pytest.importorskip("transformers")
+    model = make("transformers:bert", vocab_size=50, **TINY["bert"])
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias") and "pooler" not in name:
+            nn.init.normal_(parameter, std=0.02)
+    assert find_untrained(model)[0] == ("bert.pooler.dense",)
+    nn.init.normal_(model.get_parameter("bert.pooler.dense.bias"), std=0.02)
+    assert find_untrained(model)[0] == ()
 
 
 def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused() -> None:
@@ -96,6 +120,9 @@ BLOCKS = {
     "roberta": ("roberta.encoder.layer.0",),
     "electra": ("electra.encoder.layer.0",),
     "mpnet": ("mpnet.encoder.layer.0",),
+    "deberta": ("deberta.encoder.layer.0",),
+    "deberta-v2": ("deberta.encoder.layer.0",),
+    "modernbert": ("model.layers.0",),
 }
 
 
@@ -109,7 +136,7 @@ def test_tails_are_exact_with_masks(kind: str) -> None:
     traced = trace(model, IDS)
     # Padded elsewhere than the texts that the tail was cut with.
     other = torch.tensor([[2, 11, 3, -1, -1, -1, -1, -1], [2, 5, 8, 8, 9, 3, -1, -1]], dtype=torch.int32)
-    for name in (*BLOCKS[kind], "features"):
+    for name in (*BLOCKS[kind], *(["features"] if kind in ("text_lstm", "bert") else [])):
         taps = TapReader(model, [name])
         with taps, torch.no_grad():
             wanted = model(other)
@@ -122,7 +149,8 @@ def test_tails_are_exact_with_masks(kind: str) -> None:
             assert torch.allclose(tail(noise, other), wanted, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", [*TINY, "bert_mini"])
+# DeBERTa and ModernBERT make all three by one layer.
+@pytest.mark.parametrize("kind", [*sorted(TINY.keys() - {"deberta", "modernbert"}), "bert_mini"])
 def test_attention_is_found_in_each_kind_of_encoder(kind: str) -> None:
     if kind in TINY:
         pytest.importorskip("transformers")
@@ -133,6 +161,10 @@ def test_attention_is_found_in_each_kind_of_encoder(kind: str) -> None:
         ModelInfo(model, lambda: IDS, "student"), ModelInfo(model, lambda: IDS, "teacher"), num_classes=4, seed=0
     )
     loss = AttentionMaps(taps="all")
+    if kind == "deberta-v2":  # with share_att_key, the layer of queries is that of positions
+        with pytest.raises(BadInput, match="share_att_key"):
+            loss.setup(context)
+        return
     loss.setup(context)
     assert [(its.heads, its.width, own.heads) for its, own in loss.attentions] == [(2, 16, 2)] * 2
     reader = TapReader(model, loss.requires.student_features)

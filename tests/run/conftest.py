@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from stillroom.models.registry import build
 from stillroom.models.taps import Tap
 from stillroom.models.weights import save_weights
 from stillroom.recipe import Recipe, parse_recipe
-from stillroom.run.run import execute
+from stillroom.run.run import Finished, execute
 from stillroom.train.recorders import StepHook, StepInfo
 
 SAME_BYTES = (
@@ -82,6 +83,36 @@ def bytes_of(run: Path) -> dict[str, bytes]:
     names = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()} - apart
     assert set(SAME_BYTES) <= names
     return {name: (run / name).read_bytes() for name in sorted(names)}
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Recipe], Finished]:
+    """Do what a recipe says, once for all tests that ask for the same: they read the run and write nothing into it."""
+    root, kept = tmp_path_factory.mktemp("once"), dict[str, Finished]()
+
+    def finished(recipe: Recipe) -> Finished:
+        key = recipe.model_dump_json()
+        if key not in kept:
+            kept[key] = execute(recipe, root / str(len(kept)))
+        return kept[key]
+
+    return finished
+
+
+@pytest.fixture(scope="session")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Recipe, Path], None]:
+    """Leave in a folder a run of a recipe that crashed after its tenth step."""
+    root, kept = tmp_path_factory.mktemp("stopped"), dict[str, Path]()
+
+    def leave(recipe: Recipe, out: Path) -> None:
+        key = recipe.model_dump_json()
+        if key not in kept:
+            kept[key] = root / str(len(kept))
+            with pytest.raises(Stop):
+                execute(recipe, kept[key], hooks=[StopAt(10)])
+        shutil.copytree(kept[key], out)
+
+    return leave
 
 
 @pytest.fixture(scope="session")

@@ -29,11 +29,13 @@ from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
 from stillroom.losses.registry import build_losses
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.run.components import build_components
-from stillroom.run.run import execute
+from stillroom.run.run import Finished, execute
 from stillroom.train.folder import RunFolder
 from stillroom.train.recorders import StepHook, StepInfo
 
 Make = Callable[..., Recipe]
+Once = Callable[[Recipe], Finished]
+Stopped = Callable[[Recipe, Path], None]
 
 
 def test_a_run_leaves_what_the_contract_says(recipe: Make, tmp_path: Path) -> None:
@@ -79,15 +81,15 @@ def test_a_run_leaves_what_the_contract_says(recipe: Make, tmp_path: Path) -> No
     assert moves[0]["linear"] < moves[-1]["linear"]
 
 
-def test_the_written_recipe_makes_the_same_run(recipe: Make, tmp_path: Path) -> None:
-    execute(recipe(), tmp_path / "a")
-    again = parse_recipe(yaml.safe_load((tmp_path / "a" / "recipe.yaml").read_text()))
+def test_the_written_recipe_makes_the_same_run(recipe: Make, once: Once, tmp_path: Path) -> None:
+    first = once(recipe()).path
+    again = parse_recipe(yaml.safe_load((first / "recipe.yaml").read_text()))
     execute(again, tmp_path / "b")
-    assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "b")
+    assert bytes_of(first) == bytes_of(tmp_path / "b")
 
 
-def test_another_seed_makes_another_run(recipe: Make, tmp_path: Path) -> None:
-    a = execute(recipe(), tmp_path / "a").summary["hashes"]
+def test_another_seed_makes_another_run(recipe: Make, once: Once, tmp_path: Path) -> None:
+    a = once(recipe()).summary["hashes"]
     b = execute(recipe("seed=1"), tmp_path / "b").summary["hashes"]
     assert {key for key in a if a[key] != b[key]} == {"init", "order"}
 
@@ -108,25 +110,24 @@ def test_another_seed_makes_another_run(recipe: Make, tmp_path: Path) -> None:
     ],
 )
 def test_hashes_follow_what_must_be_equal_and_nothing_else(
-    recipe: Make, tmp_path: Path, override: str, differs: set[str]
+    recipe: Make, once: Once, tmp_path: Path, override: str, differs: set[str]
 ) -> None:
-    a = execute(recipe("training.epochs=2", "data.train_limit=100", "data.test_limit=10"), tmp_path / "a")
+    a = once(recipe("training.epochs=2", "data.train_limit=100", "data.test_limit=10"))
     b = execute(recipe(override), tmp_path / "b")
     hashes = a.summary["hashes"]
     assert {key for key in hashes if hashes[key] != b.summary["hashes"][key]} == differs
 
 
 @pytest.mark.parametrize("step", [1, 5, 6, 9, 12])
-def test_a_stopped_run_ends_as_one_never_stopped(recipe: Make, tmp_path: Path, step: int) -> None:
+def test_a_stopped_run_ends_as_one_never_stopped(recipe: Make, once: Once, tmp_path: Path, step: int) -> None:
     made = recipe(
         "training.ema=0.9", "training.save_seconds=0",
         "training.record_weight_distance=[linear]", "training.checkpoints=[1]",
         "student.name=vit_mini", "student.options={dropout: 0.2, dim: 16, heads: 2, depth: 1}",
         "training.record_weight_distance=[]", "training.optimizer.name=adamw",
     )  # fmt: skip
-    execute(made, tmp_path / "whole")
     stop_and_resume(made, tmp_path / "stopped", step)
-    assert bytes_of(tmp_path / "whole") == bytes_of(tmp_path / "stopped")
+    assert bytes_of(once(made).path) == bytes_of(tmp_path / "stopped")
 
 
 def test_moves_of_a_stopped_run_are_those_of_one_never_stopped(recipe: Make, tmp_path: Path) -> None:
@@ -259,10 +260,9 @@ def test_the_teacher_is_not_run_where_no_term_reads_it(
 
 @pytest.mark.parametrize("accumulate", [2, 3])
 def test_micro_batches_give_the_step_of_the_whole_batch_without_batchnorm(
-    recipe: Make, tmp_path: Path, accumulate: int
+    recipe: Make, once: Once, tmp_path: Path, accumulate: int
 ) -> None:
-    plain = recipe("student={name: mlp, options: {hidden: [16]}}", "training.epochs=1")
-    a = execute(plain, tmp_path / "a")
+    a = once(recipe("student={name: mlp, options: {hidden: [16]}}", "training.epochs=1"))
     b = execute(recipe(f"training.accumulate={accumulate}"), tmp_path / "b")
     for name, value in a.student.state_dict().items():
         assert torch.allclose(value, b.student.state_dict()[name], atol=1e-5), name
@@ -296,8 +296,8 @@ def test_clipping_bounds_the_first_step(recipe: Make, tmp_path: Path) -> None:
     assert moved == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_the_moving_average_is_what_is_kept(recipe: Make, tmp_path: Path) -> None:
-    plain = execute(recipe(), tmp_path / "plain")
+def test_the_moving_average_is_what_is_kept(recipe: Make, once: Once, tmp_path: Path) -> None:
+    plain = once(recipe())
     averaged = execute(recipe("training.ema=0.99"), tmp_path / "ema")
     assert not torch.equal(
         plain.student.get_parameter("linear.weight"), averaged.student.get_parameter("linear.weight")
@@ -374,10 +374,9 @@ def test_two_writers_on_one_folder_are_kept_apart(recipe: Make, tmp_path: Path) 
     assert Second.seen == "yes"
 
 
-def test_a_damaged_save_is_reported_and_nothing_is_lost(recipe: Make, tmp_path: Path) -> None:
+def test_a_damaged_save_is_reported_and_nothing_is_lost(recipe: Make, stopped: Stopped, tmp_path: Path) -> None:
     made = recipe("training.save_seconds=0")
-    with pytest.raises(Stop):
-        execute(made, tmp_path / "run", hooks=[StopAt(10)])
+    stopped(made, tmp_path / "run")
     save = tmp_path / "run" / "state" / "last.pt"
     save.write_bytes(save.read_bytes()[:1000])
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
@@ -386,10 +385,9 @@ def test_a_damaged_save_is_reported_and_nothing_is_lost(recipe: Make, tmp_path: 
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_line_of_timing_that_a_kill_cut_short_is_taken_away(recipe: Make, tmp_path: Path) -> None:
+def test_a_line_of_timing_that_a_kill_cut_short_is_taken_away(recipe: Make, stopped: Stopped, tmp_path: Path) -> None:
     made = recipe("training.save_seconds=0")
-    with pytest.raises(Stop):
-        execute(made, tmp_path / "run", hooks=[StopAt(10)])
+    stopped(made, tmp_path / "run")
     timing = tmp_path / "run" / "timing.jsonl"
     whole = len(timing.read_text().splitlines())
     with timing.open("a") as log:
@@ -399,10 +397,9 @@ def test_a_line_of_timing_that_a_kill_cut_short_is_taken_away(recipe: Make, tmp_
     assert events[whole] == {"event": "resume", "step": 8}
 
 
-def test_a_log_that_is_gone_is_reported(recipe: Make, tmp_path: Path) -> None:
+def test_a_log_that_is_gone_is_reported(recipe: Make, stopped: Stopped, tmp_path: Path) -> None:
     made = recipe("training.save_seconds=0")
-    with pytest.raises(Stop):
-        execute(made, tmp_path / "run", hooks=[StopAt(10)])
+    stopped(made, tmp_path / "run")
     (tmp_path / "run" / "metrics.jsonl").unlink()
     with pytest.raises(BadInput, match="bytes it had at the last save, not 0"):
         execute(made, tmp_path / "run", resume=True, hooks=[StopAt(-1)])
@@ -425,13 +422,12 @@ def test_a_hooks_state_that_could_not_be_read_back_is_reported_at_the_first_save
         execute(recipe(), tmp_path / "run", hooks=[Odd()])
 
 
-def test_a_run_killed_in_its_first_write_is_resumed(recipe: Make, tmp_path: Path) -> None:
+def test_a_run_killed_in_its_first_write_is_resumed(recipe: Make, once: Once, tmp_path: Path) -> None:
     (tmp_path / "run" / "state").mkdir(parents=True)
     (tmp_path / "run" / "state" / "lock").touch()
     (tmp_path / "run" / ".recipe.yaml.abc.part").write_text("half")
     execute(recipe(), tmp_path / "run", resume=True)
-    execute(recipe(), tmp_path / "whole")
-    assert bytes_of(tmp_path / "run") == bytes_of(tmp_path / "whole")
+    assert bytes_of(tmp_path / "run") == bytes_of(once(recipe()).path)
 
 
 def test_a_run_killed_after_its_last_write_is_tidied(
@@ -460,10 +456,11 @@ def test_a_file_system_without_locks_is_no_obstacle(
     assert execute(recipe(), tmp_path / "run").summary["steps"] == 12
 
 
-def test_another_teacher_is_not_taken_for_the_one_a_run_was_started_with(recipe: Make, tmp_path: Path) -> None:
+def test_another_teacher_is_not_taken_for_the_one_a_run_was_started_with(
+    recipe: Make, stopped: Stopped, tmp_path: Path
+) -> None:
     made = recipe("training.save_seconds=0")
-    with pytest.raises(Stop):
-        execute(made, tmp_path / "run", hooks=[StopAt(10)])
+    stopped(made, tmp_path / "run")
     components = build_components(made)
     with torch.no_grad():
         components.teachers["teacher"].get_parameter("linear.weight").mul_(1.01)
@@ -477,10 +474,9 @@ def test_a_layer_that_starts_at_zero_has_no_relative_moves(recipe: Make, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_is_not_resumed_with_another_recipe_or_other_data(recipe: Make, tmp_path: Path) -> None:
+def test_a_run_is_not_resumed_with_another_recipe_or_other_data(recipe: Make, stopped: Stopped, tmp_path: Path) -> None:
     made = recipe("training.save_seconds=0")
-    with pytest.raises(Stop):
-        execute(made, tmp_path / "run", hooks=[StopAt(10)])
+    stopped(made, tmp_path / "run")
     with pytest.raises(BadInput, match=r"seed is 5, was 0"):
         execute(recipe("seed=5"), tmp_path / "run", resume=True)
     components = build_components(made)
@@ -509,9 +505,8 @@ def test_compiled_is_nearly_the_same_and_its_warm_up_is_reported(recipe: Make, t
     assert warm_up["seconds"] > 0
 
 
-def test_a_run_of_two_processes_is_not_gone_on_with_by_one(recipe: Make, tmp_path: Path) -> None:
-    with pytest.raises(Stop):
-        execute(recipe("training.save_seconds=0"), tmp_path / "run", hooks=[StopAt(9)])
+def test_a_run_of_two_processes_is_not_gone_on_with_by_one(recipe: Make, stopped: Stopped, tmp_path: Path) -> None:
+    stopped(recipe("training.save_seconds=0"), tmp_path / "run")
     path = tmp_path / "run" / "state" / "last.pt"
     state = torch.load(path, weights_only=True)
     state["hashes"]["processes"] = "2"
@@ -572,8 +567,8 @@ def test_models_are_timed_for_a_report_once_and_not_by_the_run(
     assert (out / "summary.json").read_bytes() == before
 
 
-def test_a_run_says_what_its_time_went_to(recipe: Make, tmp_path: Path) -> None:
-    out = execute(recipe(), tmp_path / "run").path
+def test_a_run_says_what_its_time_went_to(recipe: Make, once: Once) -> None:
+    out = once(recipe()).path
     (phases,) = [line for line in read_lines(out / "timing.jsonl") if line["event"] == "phases"]
     assert {"data", "teacher", "training", "evaluation", "other"} <= set(phases["phases"])
     assert sum(phases["phases"].values()) == pytest.approx(phases["seconds"], abs=0.01)

@@ -13,7 +13,7 @@ import torch
 from run.conftest import StopAt, bytes_of
 from stillroom.observer import Observer
 from stillroom.recipe import Recipe
-from stillroom.run.run import execute
+from stillroom.run.run import Finished, execute
 from stillroom.train.interruption import Interruption
 from stillroom.train.recorders import StepInfo
 
@@ -43,8 +43,8 @@ class SignalInEvaluation(Observer):
 
 
 @pytest.fixture
-def whole(recipe: Make, tmp_path: Path) -> dict[str, bytes]:
-    return bytes_of(execute(recipe(*OPTIONS), tmp_path / "whole").path)
+def whole(recipe: Make, once: Callable[[Recipe], Finished]) -> dict[str, bytes]:
+    return bytes_of(once(recipe(*OPTIONS)).path)
 
 
 @pytest.mark.parametrize("step", [3, 6])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 from stillroom.models.config import ModelConfig
@@ -59,16 +61,16 @@ class Made:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self._weights: dict[int, Path] = {}
+        home.mkdir(exist_ok=True)
 
     def weights(self, seed: int = 0) -> Path:
         """A teacher of random weights."""
-        if seed not in self._weights:
+        path = self.home / f"teacher-{seed}.safetensors"
+        if not path.exists():
             torch.manual_seed(seed)
             config = ModelConfig(name="resnet8", options={"width": 4})
-            self._weights[seed] = self.home / f"teacher-{seed}.safetensors"
-            save_weights(build(config, num_classes=10, in_channels=1, image_size=8), self._weights[seed])
-        return self._weights[seed]
+            save_weights(build(config, num_classes=10, in_channels=1, image_size=8), path)
+        return path
 
     def content(self, **changes: Any) -> Row:
         """The study as plain objects."""
@@ -86,8 +88,10 @@ class Made:
         """Do the runs of a plan."""
         for cell in plan.runs:
             kept = self.home / "runs" / cell.recipe.hash()
-            if not kept.exists():
-                execute(cell.recipe, kept)
+            with FileLock(f"{self.home / cell.recipe.hash()}.lock"):
+                if not kept.exists():
+                    execute(cell.recipe, kept.with_name(f"{kept.name}.new"), resume=True)
+                    kept.with_name(f"{kept.name}.new").rename(kept)
             # Without checksums: tests change these files as an author of false results would, not as damage does.
             run = folder.run(cell.pair, cell.method, cell.seed)
             shutil.copytree(kept, run, ignore=shutil.ignore_patterns("checksums.sha256"))
@@ -105,7 +109,9 @@ class Made:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return Made(tmp_path_factory.mktemp("made"))
+    """The folder is that of all workers of pytest: several files of tests make the same studies."""
+    base = tmp_path_factory.getbasetemp()
+    return Made((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made")
 
 
 def edit(path: Path, change: Callable[[Row], object]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from stillroom.diagnose import loop, loss, recipe, run, setup, study
 from stillroom.diagnose.check import Check
-from stillroom.diagnose.checks.recipe import targets
+from stillroom.diagnose.checks.recipe import targets, text_input
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ DOORS = (
          "before a loop of your own; a few batches, nothing is trained.", setup.CHECKS),
     Door("loop", "stillroom audit train.py", "A training script of your own, unchanged.", loop.CHECKS),
     Door("recipe", "stillroom diagnose recipe.yaml", "Before `stillroom distill`.",
-         (*targets.CHECKS, *recipe.CHECKS)),
+         (*targets.CHECKS, *text_input.CHECKS, *recipe.CHECKS)),
     Door("run", "stillroom diagnose runs/kl", "After it.", run.checks_of("multi_label")),
     Door("study", "stillroom diagnose studies/x", "After `stillroom compare`: whether the table can be believed; then "
          "the checks of a run, for each method.", study.CHECKS),
@@ -65,8 +65,10 @@ SYMPTOMS = (
             "The optimizer must hold what has a gradient; stored answers must belong to the images of the batch."),
     Symptom("The teacher is worse here than where it was trained", ("recipe", "set-up"),
             ("teacher_normalisation", "teacher_channel_order", "teacher_resize", "teacher_batch_norm", "class_order",
-             "weights_not_loaded", "teacher_mode", "teacher_at_chance"),
-            "Its own normalisation, size and order of channels and classes; `eval()`; its weights loaded."),
+             "weights_not_loaded", "teacher_mode", "teacher_at_chance", "teacher_tokenizer", "teacher_case",
+             "text_length", "untrained_layers"),
+            "Its own normalisation, size and order of channels and classes; of texts its own tokenizer, case and "
+            "length; `eval()`; its weights loaded."),
     Symptom("The teacher gets worse during training", ("loop",),
             ("teacher_trained", "teacher_gradient", "teacher_mode"),
             "`teacher.eval()`, `torch.no_grad()` around it, and no parameter of it in an optimizer."),

@@ -6,6 +6,7 @@ and spread, over images, of the weight distance at which an image had most of th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,7 @@ from stillroom.cli.app import UNDERSTAND, AsJson, app, print_json, resumable
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from stillroom.schema.explanation import Explanation
+    from stillroom.schema.explanation import ConceptCounts, HypothesisTest
 
 _SYMBOLS = {"n_fg": "N_fg", "n_bg": "N_bg", "ratio": "λ", "d_mean": "D_mean", "d_std": "D_std", "rho": "ρ"}
 
@@ -57,7 +58,9 @@ def explain(
         typer.Option(
             "--mask",
             help="Foreground mask: the data's `masks`, a `centre` box, `positive` pixels, or a .npy file of the test "
-            "split's masks [N, H, W] or boxes [N, 4] (top, left, bottom, right); auto: masks, else centre.",
+            "split's masks [N, H, W] or boxes [N, 4] (top, left, bottom, right); auto: masks, else centre. Of texts "
+            "the words that matter: FILE.txt of key words, FILE.jsonl of a list of words for each test text, or "
+            "FILE.npy, [texts, tokens].",
         ),
     ] = "auto",
     passes: Annotated[
@@ -76,8 +79,9 @@ def explain(
     counts on foreground and background, when most of them appear, and how many stay, test three hypotheses against the
     same student trained from labels: supported, refuted or undecided, with 95% intervals over images and seeds.
 
-    Of texts, what is kept of each word is shown and compared with the teacher (`explain-words.json`); `--grid`,
-    `--weight`, `--mask`, `--passes` and `--attributions` are for images.
+    Of texts, what is kept of each word is shown and compared with the teacher (`explain-words.json`); where `--mask`
+    says which words matter, concepts are counted among words. `--grid`, `--weight`, `--passes` and `--attributions`
+    are for images.
 
     Writes `explain.html`, `explain.json` and `explain-maps.npz` into the first RUN. If it is stopped, the same command
     continues. It needs checkpoints and the weight distance of the probed layer, recorded while training: `stillroom
@@ -100,8 +104,7 @@ def explain(
             "--passes": passes,
             "--attributions": attribute or None,
         }
-        of_images["--mask"] = None if mask == "auto" else mask
-        _explain_words(runs, baseline or [], tap, images, of_images, as_json)
+        _explain_words(runs, baseline or [], tap, images, None if mask == "auto" else mask, of_images, as_json)
         return
     with resumable():
         explanation = find(
@@ -124,19 +127,27 @@ def explain(
         )
         return
     stdout = Console(highlight=False)
-    stdout.print(_counts(explanation))
-    if explanation.hypotheses:
-        stdout.print(_hypotheses(explanation))
-        for one in explanation.hypotheses:
-            verdict = one.verdict or "not measured, as no weight distance was recorded"
-            stdout.print(f"{one.hypothesis}. {one.claim}: {verdict}", soft_wrap=True)
-        if len(explanation.explained) == 1:
-            stdout.print("One seed: these intervals are over images alone, not over seeds.")
+    left = len(explanation.images.excluded)
+    title = f"visual concepts, means of {len(explanation.images.rows)} images" + (f" ({left} left out)" if left else "")
+    # A baseline often has the run's name: it is made of the same recipe.
+    named = [
+        (f"{run.name}{'' if run.role == 'explained' else ', from labels'}, seed {run.seed}", run.checkpoints)
+        for run in explanation.runs
+    ]
+    teacher = None if explanation.teacher is None else (f"teacher {explanation.teacher.name}", explanation.teacher)
+    stdout.print(_counts(title, named, teacher))
+    _print_hypotheses(stdout, explanation.hypotheses, len(explanation.explained))
     stdout.print(f"written: {escape(str(page))}", soft_wrap=True)
 
 
 def _explain_words(
-    runs: list[Path], baselines: list[Path], tap: str | None, texts: int, of_images: dict[str, object], as_json: bool
+    runs: list[Path],
+    baselines: list[Path],
+    tap: str | None,
+    texts: int,
+    mask: str | None,
+    of_images: dict[str, object],
+    as_json: bool,
 ) -> None:
     from stillroom.cli.terminal import ProgressBar, table
     from stillroom.errors import BadInput
@@ -148,7 +159,7 @@ def _explain_words(
         if value is not None:
             raise BadInput(option, value, "a run on images; texts are explained by their words")
     with resumable():
-        found = explain_words(runs, baselines, tap=tap, texts=texts, observer=ProgressBar())
+        found = explain_words(runs, baselines, tap=tap, texts=texts, mask=mask, observer=ProgressBar())
     page = write_word_explanation(runs[0])
     if as_json:
         written = {"run": str(runs[0]), "explain": str(runs[0] / EXPLANATION_WORDS), "page": str(page)}
@@ -166,39 +177,50 @@ def _explain_words(
     stdout = Console(highlight=False)
     title = f"rank correlation of what is kept of words, means of {len(found.texts)} texts"
     stdout.print(table(title, ["", "epoch", "with the teacher", "with the end"], rows))
+    if found.rationales is not None:
+        named = [(network_title(each), each.concepts) for each in found.networks]
+        teacher = None if found.teacher_concepts is None else ("teacher", found.teacher_concepts)
+        title = f"concepts, {found.rationales.words:.0%} of the words matter by {found.rationales.file}"
+        stdout.print(_counts(title, named, teacher))
+    _print_hypotheses(stdout, found.hypotheses, len([each for each in found.networks if each.role == "explained"]))
     stdout.print(headline(found), soft_wrap=True)
     stdout.print(f"written: {escape(str(page))}", soft_wrap=True)
 
 
-def _counts(explanation: Explanation) -> Table:
+def _counts(
+    title: str, networks: Sequence[tuple[str, Sequence[ConceptCounts]]], teacher: tuple[str, ConceptCounts] | None
+) -> Table:
     from stillroom.cli.terminal import table
 
     rows = []
-    for run in explanation.runs:
-        for place, one in enumerate(run.checkpoints):
-            # A baseline often has the run's name: it is made of the same recipe.
-            how = "" if run.role == "explained" else ", from labels"
-            name = f"{run.name}{how}, seed {run.seed}" if place == 0 else ""
-            rows.append([name, f"{one.epoch:g}", *map(_number, (one.n_fg, one.n_bg, one.ratio))])
-    if (teacher := explanation.teacher) is not None:
-        rows.append([f"teacher {teacher.name}", "–", *map(_number, (teacher.n_fg, teacher.n_bg, teacher.ratio))])
-    left = len(explanation.images.excluded)
-    title = f"visual concepts, means of {len(explanation.images.rows)} images"
-    return table(title + (f" ({left} left out)" if left else ""), ["", "epoch", "N_fg", "N_bg", "λ"], rows)
+    for name, checkpoints in networks:
+        for place, one in enumerate(checkpoints):
+            shown = [name if place == 0 else "", f"{one.epoch:g}"]
+            rows.append([*shown, *map(_number, (one.n_fg, one.n_bg, one.ratio))])
+    if teacher is not None:
+        rows.append([teacher[0], "–", *map(_number, (teacher[1].n_fg, teacher[1].n_bg, teacher[1].ratio))])
+    return table(title, ["", "epoch", "N_fg", "N_bg", "λ"], rows)
 
 
-def _hypotheses(explanation: Explanation) -> Table:
+def _print_hypotheses(stdout: Console, hypotheses: Sequence[HypothesisTest], seeds: int) -> None:
     from stillroom.cli.terminal import table
 
     rows = []
-    for one in explanation.hypotheses:
+    for one in hypotheses:
         for measure in one.measures:
             name = f"{one.hypothesis}. {_SYMBOLS[measure.measure]} {measure.expected}"
             values = map(_number, (measure.distilled, measure.labels, measure.difference))
             span = f"{_number(measure.low)} … {_number(measure.high)}"
             rows.append([name, *values, span, measure.verdict or "–"])
+    if not rows:
+        return
     columns = ["", "distilled", "labels", "difference", "95% interval", "verdict"]
-    return table("what distillation changed", columns, rows)
+    stdout.print(table("what distillation changed", columns, rows))
+    for one in hypotheses:
+        verdict = one.verdict or "not measured, as no weight distance was recorded"
+        stdout.print(f"{one.hypothesis}. {one.claim}: {verdict}", soft_wrap=True)
+    if seeds == 1:
+        stdout.print("One seed: these intervals are over samples alone, not over seeds.")
 
 
 def _number(value: float | None) -> str:

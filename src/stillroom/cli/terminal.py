@@ -48,6 +48,7 @@ class ProgressBar(Observer):
         self._glance: dict[str, str] = {}
 
     def run_started(self, title: str, total_steps: int, done: int) -> None:
+        self._glance = {}  # the figures of a run before this one are not its own
         self._task = self._live().add_task(title, total=total_steps, completed=done, glance="")
 
     def stepped(self, step: int) -> None:

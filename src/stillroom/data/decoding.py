@@ -206,15 +206,17 @@ def middle_square(image: Image.Image, side: int) -> Image.Image:
     return image.crop((left, top, left + side, top + side))
 
 
-def decode_error(path: Path, what: str, error: Exception) -> BadInput:
+def decode_error(path: Path, what: str, error: Exception, advice: str = "") -> BadInput:
     """The error of ``what``, such as ``a picture in row 3``, that cannot be decoded, with the reason in one line."""
-    if "cannot identify" in str(error):  # Pillow's message for an unknown format is the address of a buffer
+    if path.is_file() and not path.stat().st_size:
+        reason = "the file is empty"
+    elif "cannot identify" in str(error):  # Pillow's message for an unknown format is the address of a buffer
         reason = "of no known format"
     elif isinstance(error, OSError) and error.strerror:
         reason = error.strerror
     else:
         reason = re.sub(r"\s+", " ", str(error)) or type(error).__name__
-    return path_error(path, f"{what} that can be decoded ({reason})")
+    return path_error(path, f"{what} that can be decoded ({reason}){advice}")
 
 
 def _check_size(width: int, height: int) -> None:

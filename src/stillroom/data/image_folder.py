@@ -57,6 +57,7 @@ TEST_ALTERNATIVES = ("val", "valid", "validation")
 USUAL_SPLITS = ("train", "test", *TEST_ALTERNATIVES)
 _AUTO_IN_MEMORY = 4 * 10**9  # bytes of pixels
 _JOB = 64  # files that a thread reads in one go
+_SKIP = "; data.bad_files=skip leaves such files out"
 _SHOWN = 5  # files that cannot be decoded, in a note
 
 
@@ -100,7 +101,7 @@ def check_files(
                 contents.drafted[place] = facts.drafted
                 found.append(facts)
             except Exception as error:  # Pillow's decoders raise many kinds on damaged pictures
-                found.append(decode_error(path, "a picture", error))
+                found.append(decode_error(path, "a picture", error, _SKIP))
         return found
 
     pieces = map_in_order(check_some, split_range(len(names), _JOB, workers), workers)
@@ -161,7 +162,7 @@ class ImageFiles(LazyImages):
         try:
             image = decode_photo(path.read_bytes(), self._side, FORMATS)
         except Exception as error:  # Pillow's decoders raise many kinds on damaged pictures
-            raise decode_error(path, "a picture", error) from None
+            raise decode_error(path, "a picture", error, _SKIP) from None
         channels, height, width = self.shape[1:]
         if image.shape[1:] != (height, width) or image.shape[0] > channels:
             got, expected = ("×".join(map(str, shape)) for shape in (image.shape, self.shape[1:]))
@@ -407,7 +408,8 @@ def _loose(folder: Path) -> list[str]:
 
 def _no_files(folder: Path, watch: _Watch) -> BadInput:
     others = f"; its files are {suffixes}" if (suffixes := watch.suffixes()) else ""
-    return path_error(folder, f"at least 1 image file ({', '.join(SUFFIXES)}), but there is none{others}")
+    expected = f"at least 1 image file ({', '.join(SUFFIXES)}), but there is none{others}"
+    return path_error(folder, f"{expected}; remove the folder if it is no class")
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -611,7 +613,7 @@ def _read_headers(root: Path, names: list[str], workers: int) -> list[FileFacts 
             try:
                 found.append(FileFacts(*header(root / names[position], FORMATS), drafted=False))
             except Exception as error:  # Pillow's decoders raise many kinds on damaged pictures
-                raise decode_error(root / names[position], "a picture", error) from None
+                raise decode_error(root / names[position], "a picture", error, _SKIP) from None
         return found
 
     return [

@@ -14,6 +14,7 @@ from torch import Tensor
 from stillroom.data.images import UNLABELLED, DataPair, Images, ImageSet, LazyImages, Subset, has_label
 from stillroom.schema.run import DataQuality
 from stillroom.tasks import TASK_INFO
+from stillroom.wording import of_texts
 
 Note = Callable[[str], None]
 
@@ -119,7 +120,7 @@ def describe_data(data: DataPair | ImageSet, note: Note, split: str = "") -> Non
     if isinstance(data, DataPair) and task == "regression":
         _describe_scale(data.train, note)
     for line in measure_quality(data).warnings() if isinstance(data, DataPair) else ():
-        note(f"data {splits[0].name}: {line}")
+        note(f"data {splits[0].name}: {line if splits[0].tokens is None else of_texts(line)}")
 
 
 def _describe_scale(train: ImageSet, note: Note) -> None:

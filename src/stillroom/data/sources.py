@@ -194,8 +194,12 @@ def detect_layout(folder: Path, field: str = "data.path", splits: Iterable[str] 
         raise BadInput(field, str(folder), f"one layout, but it holds {' and '.join(layouts)}; set data.source")
     found = ", ".join(path.name for path in there[:5]) + (", ..." if len(there) > 5 else "")
     if others := left_out_of_splits(folder, {*USUAL_SPLITS, *splits}):
-        found += f", with class folders whose files are {others}: convert them to {' or '.join(_CONVERT_TO)}"
-        found += ", or pip install 'stillroom[heif]'" if ".hei" in others else ""
+        how = f"convert them to {' or '.join(_CONVERT_TO)}"
+        how = f"pip install 'stillroom[heif]', or {how}" if ".hei" in others else how
+        raise BadInput(field, str(folder), f"images that can be read; its class folders hold {others}: {how}")
+    if empty := next((path.name for path in there if path.is_dir() and path.name.lower() in USUAL_SPLITS), None):
+        expected = f"image files in a folder for each class ({empty}/cat/1.png); there are none in {empty}"
+        raise BadInput(field, str(folder), f"{expected}, nor parquet, idx or CSV files in the folder")
     if offer := describe_loose_images(folder):
         raise BadInput(field, str(folder), offer)
     raise BadInput(field, str(folder), f"{_LAYOUTS}; it holds {found or 'nothing'}")

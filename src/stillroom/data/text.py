@@ -138,6 +138,8 @@ class _Table:
         for path, table in zip(paths, tables, strict=True):
             if table.schema.names != first.names:
                 raise path_error(path, f"the same columns as in {self.path.name}")
+        if not sum(map(len, tables)):
+            raise path_error(self.path, "a row or more")
         self.columns = _find_columns(first, self.path, config, options)
         self._table = pa.concat_tables([table.select([*self.columns.text, self.columns.label]) for table in tables])
 
@@ -221,7 +223,7 @@ def _find_columns(schema: pa.Schema, path: Path, config: DataConfig, options: Te
     else:
         usual = [names for names in (*_PAIRS, *_TEXTS) if set(names) <= set(texts)]
         if not texts:
-            raise path_error(path, f"a column of text; its columns are {', '.join(types) or 'none'}")
+            raise path_error(path, f"a column of text; it has {_with_types(types)}")
         if not usual and len(texts) > 1:
             expected = f"one of {', '.join(texts)}, or two of a pair: {path.name} has more than one column of text"
             raise BadInput("data.text.columns", None, expected)
@@ -240,9 +242,15 @@ def find_label(types: dict[str, Any], features: dict[str, Any], path: Path, name
     fitting = [*whole, *(name for name in types if is_text(types[name]))]
     usual = [name for name in _LABELS if name in fitting] or (whole if len(whole) == 1 else [])
     if not usual:
-        expected = f"the name of the column of classes; {path.name} has {', '.join(types) or 'none'}"
+        expected = f"the name of the column of classes, whole numbers or words; {path.name} has {_with_types(types)}"
         raise BadInput("data.label_column", None, expected)
     return usual[0]
+
+
+def _with_types(types: dict[str, Any]) -> str:
+    """Columns with what they hold, for a message."""
+    held = (f"{name!r} ({'empty' if pa.types.is_null(kind) else kind})" for name, kind in types.items())
+    return ", ".join(held) or "no columns"
 
 
 def is_text(kind: Any) -> bool:
@@ -284,7 +292,7 @@ def _coder(files: tuple[str, ...], hashes: tuple[str, ...], label_column: str | 
     config = DataConfig(source="text", path=".", label_column=label_column, text=options)
     texts = _Table([Path(file) for file in files], config, options).texts()
     if options.tokenizer is not None:
-        tokenizer = _load_tokenizer(options.tokenizer)
+        tokenizer = read_tokenizer(options.tokenizer)
         note = f"tokenizer {options.tokenizer}, {tokenizer.get_vocab_size():,} tokens"
     else:
         tokenizer = train_word_pieces((text for row in texts for text in row), options)
@@ -307,17 +315,24 @@ def _encode(tokenizer: Any, texts: Sequence[tuple[str, ...]]) -> Iterable[Any]:
     return found
 
 
-def _load_tokenizer(name: str) -> Any:
+def read_tokenizer(name: str | Path) -> Any:
+    """A tokenizer of its file, or of the folder of a tokenizer.json; without padding.
+
+    Raises:
+        BadInput: there is no such file, or it is none of the library.
+    """
     tokenizers = _library()
     path = find_input(name)
     path = path / "tokenizer.json" if path.is_dir() else path
     if not path.is_file():
-        raise BadInput("data.text.tokenizer", name, "a tokenizer.json that exists, here or under $STILLROOM_DATA")
+        raise BadInput("data.text.tokenizer", str(name), "a tokenizer.json that exists, here or under $STILLROOM_DATA")
     try:
-        return tokenizers.Tokenizer.from_file(str(path))
+        read = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
         expected = f"a file of the tokenizers library; it raised {format_error(error, 120)}"
-        raise BadInput("data.text.tokenizer", name, expected) from None
+        raise BadInput("data.text.tokenizer", str(name), expected) from None
+    read.no_padding()
+    return read
 
 
 def train_word_pieces(texts: Iterable[str], options: TextConfig) -> Any:

@@ -6,6 +6,7 @@ where it is padded, and goes through loader, step, teachers, cache and evaluatio
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,7 @@ from stillroom.randomness import counter_uniform
 NO_TOKEN = -1
 DTYPE = torch.int32
 BUCKET = 8  # a batch is padded to a multiple of so many tokens
+_MARKS = ("Ġ", "▁")  # of a word's first piece, where the tokenizer marks it
 # Images have these numbers for what they are mixed by, which texts are not.
 _DROPPED, _SPAN = 16, 17
 # Above any number of tokens: the draw of a token is addressed by sample · this + position.
@@ -39,7 +41,8 @@ class Tokenization:
     json: str  # the tokenizer, as a file of the `tokenizers` library; empty where it is not known
 
     @cached_property
-    def _tokenizer(self) -> Any:
+    def tokenizer(self) -> Any:
+        """The tokenizer itself, where it is known."""
         from tokenizers import Tokenizer
 
         return Tokenizer.from_str(self.json)
@@ -49,8 +52,37 @@ class Tokenization:
         held = [each for each in ids.tolist() if each >= 0]
         if not self.json:
             return " ".join(map(str, held))
-        text: str = self._tokenizer.decode(held)
+        text: str = self.tokenizer.decode(held)
         return text
+
+    def encode(self, text: str) -> Tensor:
+        """The ids of a text without special tokens, int32 [L]; of a tokenizer that is known."""
+        return torch.tensor(self.tokenizer.encode(text, add_special_tokens=False).ids, dtype=DTYPE)
+
+    @cached_property
+    def _marks_first_pieces(self) -> bool:
+        """Whether it marks the first piece of a word, as BPE and unigram models do, not the others, as word-piece."""
+        return bool(self.json) and json.loads(self.json)["model"]["type"] in ("BPE", "Unigram")
+
+    def spans(self, ids: Tensor) -> list[tuple[str, tuple[int, ...]]]:
+        """The words of one row of ids, int32 [L], each with the places of its pieces.
+
+        >>> ids = torch.tensor([0, 5, NO_TOKEN], dtype=torch.int32)
+        >>> Tokenization(9, (0, 1), 1, "").spans(ids)
+        [('5', (1,))]
+        """
+        found: list[tuple[str, tuple[int, ...]]] = []
+        for place in self.words(ids).nonzero().flatten().tolist():
+            piece = self.piece(int(ids[place]))
+            goes_on = not piece.startswith(_MARKS) if self._marks_first_pieces else piece.startswith("##")
+            if goes_on and found:
+                word, places = found[-1]
+                found[-1] = (word + piece.removeprefix("##"), (*places, place))
+            else:
+                found.append((piece.lstrip("".join(_MARKS)), (place,)))
+        if self._marks_first_pieces:  # letters beyond ASCII are bytes in pieces
+            found = [(self.decode(ids[list(places)]).strip(), places) for _, places in found]
+        return found
 
     def words(self, ids: Tensor) -> Tensor:
         """Where ids are of words: neither padding nor special tokens; bool, of their shape.
@@ -62,7 +94,7 @@ class Tokenization:
 
     def piece(self, token: int) -> str:
         """One token as the tokenizer writes it; its number where no tokenizer is known."""
-        found = self._tokenizer.id_to_token(token) if self.json else None
+        found = self.tokenizer.id_to_token(token) if self.json else None
         return str(token) if found is None else str(found)
 
 

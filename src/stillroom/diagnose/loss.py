@@ -19,6 +19,7 @@ from stillroom.diagnose.checks.loss.call import find_loss_function, make_instanc
 from stillroom.diagnose.checks.loss.context import LossContext
 from stillroom.diagnose.diagnosis import Diagnosis
 from stillroom.errors import BadInput, format_error, nearest
+from stillroom.models.external import declare_missing_ops
 
 # Causes before what follows from them.
 CHECKS: tuple[Check[LossContext], ...] = (
@@ -120,6 +121,7 @@ def load_loss(target: str) -> Any:
     place, _, name = target.rpartition(":")
     if not place or not name:
         raise BadInput("loss", target, "FILE.py:FUNCTION or package.module:FUNCTION, such as losses.py:kd_loss")
+    declare_missing_ops()  # a file that imports transformers imports torchvision
     before, arguments = torch.get_rng_state(), sys.argv
     try:
         sys.argv = [place]

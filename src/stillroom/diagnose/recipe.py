@@ -22,6 +22,7 @@ from stillroom.diagnose.checks.recipe import (
     teacher_input,
     teacher_quality,
     temperature,
+    text_input,
     training,
 )
 from stillroom.diagnose.checks.recipe.context import CheckContext, gather_components, open_context
@@ -44,6 +45,7 @@ INPUT_CHECKS: tuple[Check[CheckContext], ...] = (
     teacher_input.teacher_batch_norm,
     teacher_quality.teacher_accuracy,
 )
+_OF_PIXELS = (teacher_input.teacher_normalisation, teacher_input.teacher_channel_order, teacher_input.teacher_resize)
 _OPTION_CHECKS: tuple[Check[CheckContext], ...] = (
     loss.loss_finite,
     loss.teacher_unused,
@@ -119,12 +121,17 @@ def diagnose_recipe(
                 context = open_context(part.recipe, images=images, observer=observer, components=part.components)
                 context.queries.tries_sizes = not quick
                 findings = found.setdefault(part.name, [])
-                if context.task != "single_label":
-                    findings += [part.as_of_whole(check.attempt(context)) for check in targets.CHECKS]
-                for position, check in enumerate(checks):
-                    observer.phase("checks", position, len(checks))
-                    findings.append(part.as_of_whole(check.attempt(context)))
-                observer.phase("checks", len(checks), len(checks))
+                chosen = [*(targets.CHECKS if context.task != "single_label" else ()), *checks]
+                if context.run_context.data.train.tokens is not None and checks in (CHECKS, QUICK_CHECKS):
+                    chosen = [each for each in chosen if each not in _OF_PIXELS]
+                    # Causes of what the teacher's accuracy shows.
+                    place = chosen.index(teacher_quality.teacher_accuracy)
+                    chosen[place:place] = text_input.CHECKS
+                for position, check in enumerate(chosen):
+                    observer.phase("checks", position, len(chosen))
+                    finding = part.as_of_whole(check.attempt(context))
+                    findings.append(finding if context.run_context.data.train.tokens is None else finding.of_texts())
+                observer.phase("checks", len(chosen), len(chosen))
     finally:
         observer.run_ended()
     return sorted(_merged(found), key=lambda finding: VERDICTS.index(finding.verdict))

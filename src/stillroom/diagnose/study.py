@@ -43,19 +43,22 @@ def diagnose_study(path: Path) -> list[Finding]:
     checks: Sequence[Check[RunRecord]] = ()
     checked: dict[CellKey, list[methods.CheckedRun]] = {}
     baselines: list[RunRecord] = []
+    is_of_texts = False
     # Runs from labels first: the others are held against them.
     for run in sorted(study.runs, key=lambda one: one.method != study.baseline):
         # A run that was moved away keeps its line in the table. Findings are kept; images of runs from labels alone.
         if (path / run.run).is_dir() and not is_incremental(path / run.run):
             record = with_baselines(read_run(path / run.run), baselines)
+            is_of_texts = record.is_of_texts
             # The study says itself which runs are missing.
             checks = [check for check in checks_of(record.task) if check is not unfinished]
             if not record.is_distilled:
                 baselines.append(record)
             found = methods.CheckedRun(run, tuple(check.run(record) for check in checks), record.is_distilled)
             checked.setdefault((run.pair, run.method), []).append(found)
-    return [
+    findings = [
         *(check.run(study) for check in CHECKS),
         *methods.better_without(study, checked),
         *methods.check_methods(study, checks, checked),
     ]
+    return [finding.of_texts() for finding in findings] if is_of_texts else findings

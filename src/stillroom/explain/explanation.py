@@ -249,12 +249,7 @@ class _Comparison:
     @cached_property
     def published_images(self) -> Tensor:
         """The images that the authors' selection keeps, bool [I]: at each checkpoint from 40/150 of the training on."""
-        late = [
-            run[place]
-            for each, run in zip(self.runs, self.entropy, strict=True)
-            for place, epoch in enumerate(each.epochs)
-            if place == len(run) - 1 or epoch >= _SELECTED_FROM * each.epochs[-1]
-        ]
+        late = late_checkpoints([each.epochs for each in self.runs], self.entropy)
         return published_selection(late, self.sample.foreground)
 
     def hypotheses(self, statistics: list[ConceptStatistics]) -> tuple[HypothesisTest, ...]:
@@ -314,12 +309,23 @@ class _Comparison:
         ]
 
 
-def published_selection(entropy: Sequence[Tensor], foreground: Tensor) -> Tensor:
+def late_checkpoints(epochs: Sequence[Sequence[float]], entropy: Sequence[Tensor]) -> list[Tensor]:
+    """The entropies of all networks, [M, I, g, g] each, at the checkpoints of which the paper's code asks."""
+    return [
+        run[place]
+        for mine, run in zip(epochs, entropy, strict=True)
+        for place, epoch in enumerate(mine)
+        if place == len(run) - 1 or epoch >= _SELECTED_FROM * mine[-1]
+    ]
+
+
+def published_selection(entropy: Sequence[Tensor], foreground: Tensor, cells: Tensor | None = None) -> Tensor:
     """The images that the paper's code keeps: all networks have discarded more of the background than of the subject.
 
     Args:
         entropy: H of each network at each checkpoint that counts, [I, g, g].
         foreground: bool [I, g, g].
+        cells: which cells there are, bool [I, g, g]; None: all.
 
     Returns:
         bool [I]; an image without foreground or background is not kept.
@@ -329,10 +335,11 @@ def published_selection(entropy: Sequence[Tensor], foreground: Tensor) -> Tensor
     [True, False, False]
     """
     inside = foreground.double()
+    outside = 1 - inside if cells is None else (cells & ~foreground).double()
     keep = torch.ones(len(foreground), dtype=torch.bool)
     for each in entropy:
         within = (each.double() * inside).sum((1, 2)) / inside.sum((1, 2))
-        without = (each.double() * (1 - inside)).sum((1, 2)) / (1 - inside).sum((1, 2))
+        without = (each.double() * outside).sum((1, 2)) / outside.sum((1, 2))
         keep &= without > within
     return keep
 

@@ -17,16 +17,17 @@ from stillroom.schema.explanation import ConceptCounts, ConceptStability, Learni
 Doubles = npt.NDArray[np.float64]
 
 
-def concepts(entropy: Tensor, foreground: Tensor, *, threshold: float = 0.2) -> Tensor:
+def concepts(entropy: Tensor, foreground: Tensor, *, threshold: float = 0.2, cells: Tensor | None = None) -> Tensor:
     """Visual concepts: cells that the layer still encodes, with entropy well below the background's.
 
     Cell i is a concept where H̄_bg − H_i > b, H̄_bg the mean over images of each image's own mean of H over its
     background cells, as in the authors' code; an image without background is left out of it.
 
     Args:
-        entropy: H of one layer at one checkpoint, [B, g, g] in nats.
+        entropy: H of one layer at one checkpoint, [B, g, g] in nats; of texts [B, 1, W], a cell a word.
         foreground: which cells are foreground, bool [B, g, g].
         threshold: b, in nats.
+        cells: which cells there are, bool [B, g, g], where texts have fewer words than W; None: all.
 
     Returns:
         bool [B, g, g].
@@ -46,15 +47,17 @@ def concepts(entropy: Tensor, foreground: Tensor, *, threshold: float = 0.2) -> 
     if not bool(entropy.isfinite().all()):
         bad = torch.nonzero(~entropy.isfinite().flatten(1).all(1))[:, 0].tolist()
         raise BadInput("entropy", f"NaN or infinity in images {bad[:8]}", "finite numbers: leave such images out")
-    if bool(inside.all()):
+    left_out = inside if cells is None else inside | ~cells
+    if bool(left_out.all()):
         raise BadInput("foreground", "all cells of all images", "some background to compare with")
-    return _background(entropy, inside) - entropy.double() > threshold
+    found = _background(entropy, left_out) - entropy.double() > threshold
+    return found if cells is None else found & cells
 
 
-def _background(entropy: Tensor, foreground: Tensor) -> Tensor:
-    """H̄_bg: the mean over images of each image's mean over its background cells; a scalar, float64."""
-    cells = (~foreground).sum((1, 2))
-    sums = entropy.double().masked_fill(foreground, 0).sum((1, 2))
+def _background(entropy: Tensor, left_out: Tensor) -> Tensor:
+    """H̄_bg: the mean over images of each image's mean over its background cells, the others; a scalar, float64."""
+    cells = (~left_out).sum((1, 2))
+    sums = entropy.double().masked_fill(left_out, 0).sum((1, 2))
     return (sums / cells)[cells > 0].mean()
 
 
@@ -205,15 +208,21 @@ class ConceptStatistics:
 
 
 def concept_statistics(
-    entropy: Tensor, foreground: Tensor, weight_distance: Sequence[float] | None, *, threshold: float
+    entropy: Tensor,
+    foreground: Tensor,
+    weight_distance: Sequence[float] | None,
+    *,
+    threshold: float,
+    cells: Tensor | None = None,
 ) -> ConceptStatistics:
     """Concepts of all checkpoints, and what they say of each image.
 
     Args:
         entropy: H [M, I, g, g].
         foreground: bool [I, g, g].
+        cells: which cells there are, bool [I, g, g]; None: all.
     """
-    found = torch.stack([concepts(each, foreground, threshold=threshold) for each in entropy])
+    found = torch.stack([concepts(each, foreground, threshold=threshold, cells=cells) for each in entropy])
     counts = [concept_counts(each, foreground) for each in found]
     n_fg, n_bg, ratio = (torch.stack([each[kind] for each in counts]).numpy() for kind in range(3))
     # Of one image, these two are what `learning_speed` and `stability` average over.
@@ -221,7 +230,8 @@ def concept_statistics(
     inside = found & foreground
     ever = inside.any(0).sum((1, 2)).double()
     kept = torch.where(ever > 0, inside[-1].sum((1, 2)) / ever.clamp_min(1), torch.nan).numpy()
-    background = torch.stack([_background(each, foreground) for each in entropy]).numpy()
+    left_out = foreground if cells is None else foreground | ~cells
+    background = torch.stack([_background(each, left_out) for each in entropy]).numpy()
     return ConceptStatistics(found, n_fg, n_bg, ratio, distance, kept, background)
 
 

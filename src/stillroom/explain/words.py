@@ -1,10 +1,16 @@
-"""Word-wise information: how much of each word of a text a layer keeps, over the training, by itself and by teacher."""
+"""Word-wise information: how much of each word of a text a layer keeps, over the training, by itself and by teacher.
+
+Where it is known which words matter, the words that are kept well beyond the others are concepts, as cells of images.
+"""
 
 from __future__ import annotations
 
+import json
 import math
+import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +20,13 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
+from stillroom.data.images import ImageSet
 from stillroom.data.quality import describe_data
 from stillroom.data.tokens import Tokenization
 from stillroom.errors import BadInput
-from stillroom.explain.hypotheses import student_half_width
+from stillroom.explain.explanation import THRESHOLD, late_checkpoints, published_selection
+from stillroom.explain.hypotheses import judge_hypotheses, student_half_width
+from stillroom.explain.metrics import ConceptStatistics, concept_statistics, summarise
 from stillroom.explain.runs import RunToExplain, check_seeds, load_runs, load_teacher, matched_runs
 from stillroom.models.modes import device_of, eval_mode
 from stillroom.models.prepared import PreparedModel
@@ -26,10 +35,13 @@ from stillroom.models.weights import load_weights
 from stillroom.observer import Observer
 from stillroom.run.components import RunObjects
 from stillroom.run.fidelity.measure import evenly_spread
-from stillroom.schema.base import six_digits, write
+from stillroom.schema.base import read_text, six_digits, write
 from stillroom.schema.explanation import (
     EXPLANATION_WORDS,
+    FEWEST_IMAGES,
+    HypothesisTest,
     MeanOverTexts,
+    Rationales,
     TextWords,
     WordCheckpoint,
     WordExplanation,
@@ -148,10 +160,14 @@ def explain_words(
     *,
     tap: str | None = None,
     texts: int = 50,
+    mask: Path | str | None = None,
     observer: Observer | None = None,
     objects: Mapping[Path, RunObjects] | None = None,
 ) -> WordExplanation:
     """Find what runs' students keep of each word of test texts, over their checkpoints, and compare with the teacher.
+
+    Where ``mask`` says which words matter, words with an entropy of more than .2 nats below the other words' mean are
+    concepts: their numbers, and the three hypotheses about them, are those of images (Cheng et al. 2020).
 
     Writes ``explain-words.json`` into the first run's folder.
 
@@ -160,6 +176,8 @@ def explain_words(
         baselines: the same students trained on labels, one for each of ``runs``; none for no comparison.
         tap: where features are read; left out: before the last layer.
         texts: how many of the test split, evenly spread.
+        mask: the words that matter: FILE.txt of key words, one a line; FILE.jsonl of a list of words for each test
+            text; or FILE.npy, bool [texts, tokens] of the test split.
         observer: shows how it goes.
         objects: of runs made in Python, what their recipes cannot make again.
 
@@ -173,7 +191,7 @@ def explain_words(
             loaded = load_runs([*runs, *baselines], tap or FEATURES, objects)
             check_seeds(loaded, len(runs))
             with threads(loaded[0].recipe.training.threads):
-                found = _explain(loaded, len(runs), tap, texts, observer)
+                found = _explain(loaded, len(runs), tap, texts, mask, observer)
     finally:
         observer.run_ended()
     write(runs[0] / EXPLANATION_WORDS, found)
@@ -181,7 +199,12 @@ def explain_words(
 
 
 def _explain(
-    runs: Sequence[RunToExplain], explained: int, tap: str | None, count: int, observer: Observer
+    runs: Sequence[RunToExplain],
+    explained: int,
+    tap: str | None,
+    count: int,
+    mask: Path | str | None,
+    observer: Observer,
 ) -> WordExplanation:
     data = runs[0].objects.load_data(runs[0].recipe, runs[0].summary.data.fingerprint)
     describe_data(data, observer.note)
@@ -191,6 +214,8 @@ def _explain(
     rows = evenly_spread(len(test), count)
     ids = test.images[torch.from_numpy(rows)]
     words = test.tokens.words(ids)
+    glued = [test.tokens.spans(row) for row in ids]
+    known = None if mask is None else KnownWords.read(Path(mask), test, rows, glued)
     teacher = load_teacher(runs[0], test)
     of_teacher = None
     if teacher is not None:
@@ -206,7 +231,9 @@ def _explain(
             found[-1].append(_information(run.student, run.tap, ids, words, test.tokens))
             observer.phase("finding what is kept of words", sum(map(len, found)), total)
     networks, finals = [], []
+    statistics = None if known is None else [known.statistics(each, run) for run, each in zip(runs, found, strict=True)]
     for number, (run, each) in enumerate(zip(runs, found, strict=True)):
+        concepts = None if statistics is None else summarise(statistics[number], run.epochs, run.weight_distance)
         with_teacher = [None if of_teacher is None else _correlations(one, of_teacher) for one in each]
         finals.append(with_teacher[-1])
         checkpoints = [
@@ -226,6 +253,9 @@ def _explain(
                 tap=run.tap,
                 accuracy=six_digits(run.summary.student.top1 / 100),
                 checkpoints=tuple(checkpoints),
+                concepts=() if concepts is None else concepts[0],
+                speed=None if concepts is None else concepts[1],
+                stability=None if concepts is None else concepts[2],
             )
         )
     gain = None
@@ -233,20 +263,29 @@ def _explain(
         # Of each text the mean over pairs of runs: what the interval is over is the draw of texts.
         pairs = [(one, other) for one, other in zip(finals, finals[explained:], strict=False)]
         gain = _mean(np.mean([one - other for one, other in pairs if one is not None and other is not None], 0))
-    glued = [_pieces(row, mask, test.tokens) for row, mask in zip(ids, words, strict=True)]
 
     def of_words(text: int, values: npt.NDArray[np.float64]) -> tuple[float, ...]:
         return tuple(six_digits(float(np.mean(values[text, list(places)]))) for _, places in glued[text])
 
+    of_concepts: dict[str, Any] = {}
+    if known is not None and statistics is not None:
+        usable = known.usable(runs, found) if len(runs) > explained else None
+        of_concepts = {"rationales": known.facts.model_copy(update={"published": usable})}
+        of_concepts["hypotheses"] = known.hypotheses(statistics, explained, usable or 0)
+        if of_teacher is not None:
+            (counts,), _, _ = summarise(known.statistics([of_teacher]), [None], None)
+            of_concepts["teacher_concepts"] = counts
     return WordExplanation(
         teacher=None if teacher is None else teacher.name,
         networks=tuple(networks),
         gain=gain,
+        **of_concepts,
         texts=tuple(
             TextWords(
                 row=int(row),
                 label=test.class_names[int(test.labels[int(row)])],
                 words=tuple(word for word, _ in glued[text]),
+                rationale=() if known is None else tuple(known.matters[text, 0, : len(glued[text])].tolist()),
                 teacher=() if of_teacher is None else of_words(text, of_teacher),
                 kept=tuple(tuple(of_words(text, one) for one in each) for each in found),
             )
@@ -291,14 +330,134 @@ def _mean(values: npt.NDArray[np.float64]) -> MeanOverTexts | None:
     )
 
 
-def _pieces(ids: Tensor, words: Tensor, tokens: Tokenization) -> list[tuple[str, tuple[int, ...]]]:
-    """The words of a text, each with the places of its pieces."""
-    found: list[tuple[str, tuple[int, ...]]] = []
-    for place in words.nonzero().flatten().tolist():
-        piece = tokens.piece(int(ids[place]))
-        if piece.startswith("##") and found:
-            word, places = found[-1]
-            found[-1] = (word + piece[2:], (*places, place))
+@dataclass(frozen=True)
+class KnownWords:
+    """Which words of texts matter: the foreground that their concepts lie on."""
+
+    file: str
+    spans: Sequence[Sequence[tuple[str, tuple[int, ...]]]]  # of each text its words, with the places of their tokens
+    cells: Tensor  # which words there are, bool [texts, 1, words]
+    matters: Tensor  # which of them matter, bool [texts, 1, words]
+
+    @classmethod
+    def read(
+        cls,
+        path: Path,
+        test: ImageSet,
+        rows: npt.NDArray[np.int64],
+        spans: Sequence[Sequence[tuple[str, tuple[int, ...]]]],
+    ) -> KnownWords:
+        """Read the words that matter in some texts of a test split.
+
+        Args:
+            path: see :func:`explain_words`.
+            test: the split.
+            rows: which of its texts, int64 [texts].
+            spans: their words.
+
+        Raises:
+            BadInput: no such file, another number of texts, or words of which no other is left to compare with.
+        """
+        if path.suffix not in (".txt", ".jsonl", ".npy"):
+            expected = "FILE.txt of key words, FILE.jsonl of a list of words for each test text, or FILE.npy"
+            raise BadInput("--mask", str(path), f"{expected}: bool [texts, tokens]")
+        tokens = test.tokens
+        assert tokens is not None
+        if path.suffix == ".npy":
+            by_token = _token_masks(path, tuple(test.images.shape))[rows]
+            chosen = [
+                [bool(mask[list(places)].any()) for _, places in words]
+                for words, mask in zip(spans, by_token, strict=True)
+            ]
+        elif not tokens.json:
+            raise BadInput("--mask", str(path), "FILE.npy, bool [texts, tokens]: these texts have no tokenizer")
         else:
-            found.append((piece.lstrip("Ġ▁"), (place,)))
+            lines = read_text(path).splitlines()
+            if path.suffix == ".txt":
+                key = _normal_words(lines, tokens)
+                keys = [key] * len(rows)
+            else:
+                lists = [_words_of_line(line, number, path) for number, line in enumerate(lines, 1) if line.strip()]
+                if len(lists) != len(test):
+                    expected = f"a list of words for each of the {len(test):,} test texts"
+                    raise BadInput("--mask", f"{len(lists):,} lines of {path.name}", expected)
+                keys = [_normal_words(lists[row], tokens) for row in rows]
+            chosen = [[_normal(word) in key for word, _ in words] for words, key in zip(spans, keys, strict=True)]
+        most = max(map(len, chosen), default=0)
+        cells, matters = (torch.zeros(len(rows), 1, most, dtype=torch.bool) for _ in range(2))
+        for text, each in enumerate(chosen):
+            cells[text, 0, : len(each)], matters[text, 0, : len(each)] = True, torch.tensor(each)
+        if not bool(matters.any()) or bool((matters == cells).all()):
+            got = "none of the texts' words" if not bool(matters.any()) else "all of the texts' words"
+            raise BadInput("--mask", f"{got} in {path.name}", "some words that matter, and others to compare with")
+        return cls(path.name, spans, cells, matters)
+
+    @property
+    def facts(self) -> Rationales:
+        """What ``explain-words.json`` says of them."""
+        share = float(self.matters.sum() / self.cells.sum())
+        without = int((~self.matters.flatten(1).any(1)).sum())
+        return Rationales(file=self.file, threshold=THRESHOLD, words=six_digits(share), without=without)
+
+    def entropy(self, kept: Sequence[npt.NDArray[np.float64]]) -> Tensor:
+        """H of each word but for a constant, [M, texts, 1, words], of what is kept of tokens, [texts, tokens] each."""
+        found = torch.zeros(len(kept), *self.cells.shape, dtype=torch.float64)
+        for place, values in enumerate(kept):
+            for text, words in enumerate(self.spans):
+                for word, (_, places) in enumerate(words):
+                    found[place, text, 0, word] = -float(np.mean(values[text, list(places)]))
+        return found
+
+    def statistics(self, kept: Sequence[npt.NDArray[np.float64]], run: RunToExplain | None = None) -> ConceptStatistics:
+        """The concepts of a network at its checkpoints."""
+        distance = None if run is None or run.weight_distance is None else run.weight_distance[1]
+        return concept_statistics(self.entropy(kept), self.matters, distance, threshold=THRESHOLD, cells=self.cells)
+
+    def usable(self, runs: Sequence[RunToExplain], kept: Sequence[Sequence[npt.NDArray[np.float64]]]) -> int:
+        """In how many texts all networks keep the words that matter more than the others, late in the training."""
+        late = late_checkpoints([run.epochs for run in runs], [self.entropy(each) for each in kept])
+        return int(published_selection(late, self.matters, self.cells).sum())
+
+    def hypotheses(
+        self, statistics: Sequence[ConceptStatistics], explained: int, usable: int
+    ) -> tuple[HypothesisTest, ...]:
+        """The three hypotheses by each explained run against its baseline; none without baselines.
+
+        No verdict of fewer than ``FEWEST_IMAGES`` usable texts.
+        """
+        pairs = list(zip(statistics[:explained], statistics[explained:], strict=False))
+        if not pairs:
+            return ()
+        found = judge_hypotheses(pairs, 0, decided=usable >= FEWEST_IMAGES)
+        words = ("of the subject and fewer of the background", "among the words that matter and fewer among the others")
+        return tuple(each.model_copy(update={"claim": each.claim.replace(*words)}) for each in found)
+
+
+def _normal(word: str) -> str:
+    return word.casefold().strip(string.punctuation)
+
+
+def _normal_words(texts: Sequence[str], tokens: Tokenization) -> set[str]:
+    """The words of texts as the tokenizer splits them, punctuation left out."""
+    return {_normal(word) for text in texts for word, _ in tokens.spans(tokens.encode(text))} - {""}
+
+
+def _words_of_line(line: str, number: int, path: Path) -> list[str]:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise BadInput("--mask", line, f'a list of words such as ["cold", "soup"] in line {number} of {path.name}')
     return found
+
+
+def _token_masks(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    try:
+        held = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BadInput("--mask", str(path), f"a .npy file that can be read ({error})") from None
+    if held.shape != shape or not bool(np.isin(held, (0, 1)).all()):
+        expected = f"0 and 1 {list(shape)}, one for each token of the test split"
+        raise BadInput("--mask", f"{held.dtype} {list(held.shape)}", expected)
+    return np.asarray(held, np.bool_)

@@ -16,13 +16,21 @@ from stillroom.losses.base import Family, Loss, LossConfig, LossInputs, Requires
 from stillroom.losses.feature_base import WORD_OR_LIST, only_words
 from stillroom.losses.numerics import widen
 from stillroom.losses.setup_context import ModelInfo, SetupContext, TapPair
+from stillroom.models.modes import eval_mode
+from stillroom.models.reader import TapReader
 from stillroom.models.taps import Tap
 from stillroom.tasks import TASKS
 
 State = Literal["query", "key", "value"]
 STATES: tuple[State, ...] = ("query", "key", "value")
 # How the encoders of transformers, and our own, call the layers of these and the number of heads.
-_LAYERS = (STATES, ("q_lin", "k_lin", "v_lin"), ("q", "k", "v"), ("q_proj", "k_proj", "v_proj"))
+_LAYERS = (
+    STATES,
+    ("q_lin", "k_lin", "v_lin"),
+    ("q", "k", "v"),
+    ("q_proj", "k_proj", "v_proj"),
+    ("query_proj", "key_proj", "value_proj"),
+)
 _HEADS = ("heads", "num_attention_heads", "n_heads", "num_heads")
 
 
@@ -178,6 +186,12 @@ def _attention(model: ModelInfo, name: str, field: str) -> BlockAttention:
     attention = modules[held[0]]
     states = dict(zip(STATES, (f"{held[0]}.{layer}" for layer in _layers(attention)), strict=True))
     tap = model.tap(states["query"])
+    example, reader = model.example(), TapReader(model.model, [states["query"]])
+    with torch.no_grad(), eval_mode(model.model), reader:
+        model.model(example)
+    if len(reader.take()[states["query"]]) != len(example):
+        expected = "attention whose query layer reads tokens alone; this one's reads relative positions, too, as with "
+        raise BadInput(field, name, f"{expected}DeBERTa's share_att_key: attention losses cannot read it")
     heads = next(
         (int(getattr(attention, each)) for each in _HEADS if isinstance(getattr(attention, each, None), int)), 1
     )

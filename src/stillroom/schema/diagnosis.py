@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 from stillroom.errors import BadInput
 from stillroom.files import parse_yaml
 from stillroom.schema.base import Items, JsonFile, JsonObject, is_finite, read_json, write
+from stillroom.wording import of_texts
 
 NAME = "diagnosis.json"
 Verdict = Literal["problem", "warning", "ok", "skipped"]
@@ -147,6 +148,16 @@ class Finding:
     def needs_attention(self) -> bool:
         """Whether it is a problem or a warning."""
         return self.verdict in ("problem", "warning")
+
+    def of_texts(self) -> Finding:
+        """The same in the words of data that are texts."""
+        remedy = self.remedy and replace(self.remedy, words=of_texts(self.remedy.words))
+        plots = tuple(
+            replace(each, title=of_texts(each.title), x_label=of_texts(each.x_label), y_label=of_texts(each.y_label))
+            for each in self.plots
+        )
+        said = {name: of_texts(getattr(self, name)) for name in ("summary", "threshold", "title")}
+        return replace(self, remedy=remedy, plots=plots, **said)
 
 
 class RemedyScore(JsonObject):

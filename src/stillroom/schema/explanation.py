@@ -229,8 +229,25 @@ class WordCheckpoint(JsonObject):
     with_end: MeanOverTexts | None = None
 
 
+class Rationales(JsonObject):
+    """The words that matter, by the user's file: its name, b, the share of words that they are, texts without any.
+
+    ``published``: in how many texts all networks keep these more than the others, as the selection of the paper's code
+    asks; None without a comparison.
+    """
+
+    file: str
+    threshold: float
+    words: Share
+    without: Count
+    published: Count | None = None
+
+
 class WordNetwork(JsonObject):
-    """One run's student."""
+    """One run's student; concepts, one for each checkpoint, speed and stability where the words that matter are known.
+
+    Concepts are as of images, with words for cells and the words that matter for the foreground.
+    """
 
     run: str
     name: str
@@ -239,17 +256,21 @@ class WordNetwork(JsonObject):
     tap: str
     accuracy: Share
     checkpoints: Items[WordCheckpoint]
+    concepts: OptionalItems[ConceptCounts] = ()
+    speed: LearningSpeed | None = None
+    stability: ConceptStability | None = None
 
 
 class TextWords(JsonObject):
     """What is kept of each word of a text, in nats more than of its mean word.
 
-    ``kept`` is by network, checkpoint, word.
+    ``kept`` is by network, checkpoint, word; ``rationale``: which words matter, where that is known.
     """
 
     row: Count
     label: str
     words: Items[str]
+    rationale: OptionalItems[bool] = ()
     teacher: OptionalItems[float] = ()
     kept: Items[Items[Items[float]]]
 
@@ -263,4 +284,7 @@ class WordExplanation(JsonFile):
     teacher: str | None = None
     networks: Items[WordNetwork]
     gain: MeanOverTexts | None = None
+    rationales: Rationales | None = None
+    teacher_concepts: ConceptCounts | None = None
+    hypotheses: OptionalItems[HypothesisTest] = ()
     texts: Items[TextWords]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from processes import fork_python
 from stillroom.cli import run
 from stillroom.study.engine.base import Job
 from stillroom.study.engine.local import LocalEngine
@@ -39,10 +40,17 @@ def noisy(num_classes):
 TWO = recipe(threads=2, epochs=None, steps=3)
 
 
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are forked: importing takes most of their time."""
+    fork_python(monkeypatch)
+
+
 def pid_of(engine: LocalEngine, what: Job) -> int:
     return next(w.process.pid for w in engine._workers.values() if w.job is not None and w.job.id == what.id)
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_run_is_the_same_first_third_and_alone(place: Path) -> None:
     (place / "recipe.yaml").write_text(yaml.safe_dump(recipe()))
     one_job, two = job(place / "first"), job(place / "two-first", TWO)
@@ -61,6 +69,7 @@ def test_a_run_is_the_same_first_third_and_alone(place: Path) -> None:
     assert left_by(two) == left_by(place / "two-fresh")
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_worker_that_dies_harms_no_other_and_its_job_goes_on(place: Path) -> None:
     content = dying(place)
     dies, other, whole = job(place / "dies", content), job(place / "other"), job(place / "whole", content)
@@ -80,10 +89,6 @@ def test_prints_and_processes_of_a_library_do_not_reach_the_protocol(place: Path
     with LocalEngine(1, place / "logs") as engine:
         outcome = one(engine, job(place / "run", {**recipe(), "student": {"name": "noisy_models:noisy"}}))
         assert (outcome.ending, outcome.reason) == ("done", "")
-        # One that died while nobody waited for it is replaced.
-        os.kill(engine._workers[0].process.pid, signal.SIGKILL)
-        until(lambda: not engine._workers[0].process.alive)
-        assert one(engine, job(place / "next")).ending == "done"
     log = (place / "logs" / "worker-0.log").read_text()
     assert "print\n" in log
     assert "descriptor" in log
@@ -92,6 +97,16 @@ def test_prints_and_processes_of_a_library_do_not_reach_the_protocol(place: Path
     assert "True" not in log
 
 
+@pytest.mark.usefixtures("forked")
+def test_a_worker_that_died_while_nobody_waited_for_it_is_replaced(place: Path) -> None:
+    with LocalEngine(1, place / "logs") as engine:
+        engine.warm(1)
+        os.kill(engine._workers[0].process.pid, signal.SIGKILL)
+        until(lambda: not engine._workers[0].process.alive)
+        assert one(engine, job(place / "next")).ending == "done"
+
+
+@pytest.mark.usefixtures("forked")
 def test_closing_ends_workers_whatever_they_do(place: Path) -> None:
     busy = endless(place / "busy")
     with LocalEngine(2, place / "logs") as engine:
@@ -107,6 +122,7 @@ def test_closing_ends_workers_whatever_they_do(place: Path) -> None:
     assert engine.wait(5) == [], "nothing is under way"
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_busy_worker_ends_with_whoever_started_it(place: Path) -> None:
     busy = endless(place / "busy")
     command = [sys.executable, "-m", "stillroom.study.engine.worker"]

@@ -50,58 +50,55 @@ def cluster() -> Iterator[str]:
                 process.kill()
 
 
-def test_a_run_is_the_same_on_a_cluster_and_on_this_machine(
+def test_runs_on_a_cluster_are_those_of_this_machine_whatever_dies_or_is_closed(
     place: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In one test: each connection to the cluster has processes of its own, which import for seconds."""
     names = ("one", "two", "again")
     kept = recipe() | {"cache": {"enabled": True}}
     kinds = {"one": kept, "two": recipe(threads=2, epochs=None, steps=3), "again": kept}
+    content = dying(place)
+    killed, whole = job(place / "killed", content), job(place / "whole", content)
+    busy = endless(place / "busy", save_seconds=1e6)
     monkeypatch.setenv("STILLROOM_CACHE", "answers")
     not_this_one(place)
     with RayEngine(cluster, None, place / "study") as engine:
         assert (engine.slots, engine.name) == (2, "ray")
-        jobs = [job(place / f"ray-{name}", kinds[name]) for name in names]
         refused = job(place / "refused", {**recipe(), "sead": 1})
-        ended = do(engine, [*jobs, refused])
+        ended = do(engine, [*(job(place / f"ray-{name}", kinds[name]) for name in names), refused])
         assert ended.pop(refused.id).reason == "sead: unknown field 'sead'; did you mean 'seed'?"
         assert {outcome.ending for outcome in ended.values()} == {"done"}
-    assert list((place / "answers").glob("*/cache.json")), "the tasks know where answers are kept"
-    monkeypatch.setenv("STILLROOM_CACHE", "others")
-    for name in names:
-        perform(job(place / f"local-{name}", kinds[name]))
-        assert left_by(place / f"ray-{name}") == left_by(place / f"local-{name}"), name
-    assert [path.name for path in (place / "study").iterdir()] == ["state"], "the token is gone"
-    with socket.create_connection(locate(cluster), timeout=600):
-        pass  # the cluster is still there
-
-
-def test_a_process_that_dies_on_the_cluster_is_reported_and_what_is_closed_goes_on(place: Path, cluster: str) -> None:
-    content = dying(place)
-    killed, whole = job(place / "killed", content), job(place / "whole", content)
-    busy = endless(place / "busy", save_seconds=1e6)
-    with RayEngine(cluster, 2, place / "study", threads=1) as engine:
+        # One that dies harms no other; what is under way when the study closes saves first.
         engine.submit(busy)
         until((place / "busy" / "metrics.jsonl").exists)
         assert not saved(busy)
         engine.submit(killed)
-        ended = []
-        while not ended:
-            ended = engine.wait(600)
-        assert [(outcome.id, outcome.ending) for outcome in ended] == [(killed.id, "crashed")]
-        assert ended[0].reason.startswith("its process on the cluster died: WorkerCrashedError")
+        crashed = []
+        while not crashed:
+            crashed = engine.wait(600)
+        assert [(outcome.id, outcome.ending) for outcome in crashed] == [(killed.id, "crashed")]
+        assert crashed[0].reason.startswith("its process on the cluster died: WorkerCrashedError")
         assert not is_free(busy)
     until(lambda: is_free(busy), patience=600)
     assert saved(busy), "what is cancelled saves first"
     # SIGTERM, as where a node is withdrawn: the run saves first.
     content = dying(place, "SIGTERM", save_seconds=1e6)
-    ended, undisturbed = job(place / "ended", content), job(place / "undisturbed", content)
-    with RayEngine("auto", 2, place / "study") as engine:
-        assert "a run saved first" in one(engine, ended).reason
-        assert saved(ended)
-        assert {each.ending for each in do(engine, [killed, whole, ended, undisturbed]).values()} == {"done"}
+    stopped, undisturbed = job(place / "stopped", content), job(place / "undisturbed", content)
+    with RayEngine("auto", 2, place / "study", threads=1) as engine:
+        assert "a run saved first" in one(engine, stopped).reason
+        assert saved(stopped)
+        assert {each.ending for each in do(engine, [killed, whole, stopped, undisturbed]).values()} == {"done"}
     assert left_by(killed) == left_by(whole)
-    assert left_by(ended) == left_by(undisturbed)
-    assert '{"event": "resume", "step": 9}' in (place / "ended" / "timing.jsonl").read_text()
+    assert left_by(stopped) == left_by(undisturbed)
+    assert '{"event": "resume", "step": 9}' in (place / "stopped" / "timing.jsonl").read_text()
+    assert [path.name for path in (place / "study").iterdir()] == ["state"], "the token is gone"
+    with socket.create_connection(locate(cluster), timeout=600):
+        pass  # the cluster is still there
+    assert list((place / "answers").glob("*/cache.json")), "the tasks know where answers are kept"
+    monkeypatch.setenv("STILLROOM_CACHE", "others")
+    for name in names:
+        perform(job(place / f"local-{name}", kinds[name]))
+        assert left_by(place / f"ray-{name}") == left_by(place / f"local-{name}"), name
 
 
 def test_a_ray_of_our_own_listens_to_this_machine_alone_and_its_loss_is_reported(
@@ -109,8 +106,8 @@ def test_a_ray_of_our_own_listens_to_this_machine_alone_and_its_loss_is_reported
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("STILLROOM_DATA", str(place))
-    with RayEngine(None, 3, place / "study", patience=2) as engine:
-        assert engine.slots == 3
+    with RayEngine(None, 2, place / "study", patience=2) as engine:
+        assert engine.slots == 2
         assert one(engine, job(place / "run")).ending == "done"
         family = psutil.Process(engine._client.pid).children(recursive=True)
         open_to = {c.laddr.ip for p in family for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}

@@ -6,12 +6,22 @@ import math
 from pathlib import Path
 
 from stillroom.report.blocks import Values
-from stillroom.report.explain.page import PAGE
-from stillroom.report.formats import DASH, decimal, signed
+from stillroom.report.explain.page import CLAIMS, OUTCOMES, PAGE, SYMBOLS
+from stillroom.report.formats import DASH, amount, change, decimal, digits_of, signed
 from stillroom.report.html import rendered, write_page
 from stillroom.report.numbers import PlotNumbers
 from stillroom.schema.base import read_json
-from stillroom.schema.explanation import EXPLANATION_WORDS, MeanOverTexts, TextWords, WordExplanation, WordNetwork
+from stillroom.schema.explanation import (
+    EXPLANATION_WORDS,
+    FEWEST_IMAGES,
+    ConceptCounts,
+    HypothesisTest,
+    MeanOverTexts,
+    TextWords,
+    WordExplanation,
+    WordNetwork,
+)
+from stillroom.wording import of_texts
 
 _SHADES = 5  # of what is kept more than of the mean word, and as many of what is kept less
 _FULL = 1.5  # nats at which a shade is full
@@ -34,6 +44,9 @@ def write_word_explanation(folder: Path, out: Path | None = None) -> Path:
         headline=headline(found),
         teacher=found.teacher,
         networks=[_network(each) for each in found.networks],
+        concepts=_concepts(found),
+        hypotheses=[_hypothesis(each) for each in found.hypotheses],
+        seeds=sum(each.role == "explained" for each in found.networks),
         texts=[_text(each, found) for each in found.texts[:_MOST_TEXTS]],
         total=len(found.texts),
         full=_FULL,
@@ -43,7 +56,30 @@ def write_word_explanation(folder: Path, out: Path | None = None) -> Path:
 
 
 def headline(found: WordExplanation) -> str:
-    """What was found, in two sentences at most."""
+    """What was found, in a few sentences."""
+    return " ".join(filter(None, (_ranking(found), _on_the_words_that_matter(found))))
+
+
+def _on_the_words_that_matter(found: WordExplanation) -> str:
+    """Where the explained students' concepts lie at the end; empty where it is not known which words matter."""
+    ends = [each.concepts[-1] for each in found.networks if each.role == "explained" and each.concepts]
+    shares = [each.ratio for each in ends if each.ratio is not None]
+    if found.rationales is None or not shares:
+        return ""
+    share, kept = decimal(100 * sum(shares) / len(shares)), found.rationales.published
+    said = (
+        f"At the end {share}% of its concepts are words that matter, which are "
+        f"{decimal(100 * found.rationales.words)}% of all words."
+    )
+    if kept is None or kept >= FEWEST_IMAGES:
+        return said
+    return (
+        f"{said} The hypotheses are not decided, whatever the intervals: in {kept} of {len(found.texts)} texts do all "
+        "networks keep the words that matter more than the others."
+    )
+
+
+def _ranking(found: WordExplanation) -> str:
     last = [each.checkpoints[-1].with_teacher for each in found.networks if each.role == "explained"]
     held = [each.mean for each in last if each is not None]
     if not held:
@@ -76,6 +112,57 @@ def _interval(mean: MeanOverTexts | None) -> str:
     return DASH if mean is None else f"{decimal(mean.mean, 2)} ({decimal(mean.low, 2)} to {decimal(mean.high, 2)})"
 
 
+def _concepts(found: WordExplanation) -> Values | None:
+    if found.rationales is None:
+        return None
+    of_teacher = found.teacher_concepts
+    return Values(
+        file=found.rationales.file,
+        words=f"{decimal(100 * found.rationales.words)}%",
+        without=found.rationales.without,
+        threshold=f"{found.rationales.threshold:g}",
+        teacher=None if of_teacher is None else _counts(of_teacher),
+        networks=[
+            Values(
+                name=network_title(each),
+                rows=[(f"{one.epoch:g}", *_counts(one)) for one in each.concepts],
+                speed=None
+                if each.speed is None
+                else (each.speed.layer, amount(each.speed.d_mean, 3), amount(each.speed.d_std, 3)),
+                rho=DASH if each.stability is None else amount(each.stability.rho, 2),
+            )
+            for each in found.networks
+        ],
+    )
+
+
+def _counts(one: ConceptCounts) -> tuple[str, str, str]:
+    return amount(one.n_fg, 2), amount(one.n_bg, 2), amount(one.ratio, 2)
+
+
+def _hypothesis(one: HypothesisTest) -> Values:
+    rows = []
+    for each in one.measures:
+        letter, below, plain, _ = SYMBOLS[each.measure]
+        places = digits_of([each.distilled, each.labels, each.difference, each.low, each.high])
+        held = each.difference is not None and each.low is not None and each.high is not None
+        span = f"{change(each.low, places)} to {change(each.high, places)}" if held else DASH
+        rows.append(
+            Values(
+                symbol=f"{letter}_{below}" if below else letter,
+                plain=of_texts(plain.replace("subject", "words that matter").replace("background", "other words")),
+                expected=each.expected,
+                distilled=amount(each.distilled, places),
+                labels=amount(each.labels, places),
+                difference=DASH if each.difference is None else change(each.difference, places),
+                span=span,
+                word=OUTCOMES[each.verdict],
+            )
+        )
+    title = CLAIMS[one.hypothesis][0].replace("the subject", "words that matter").replace("the background", "others")
+    return Values(number=one.hypothesis, title=title, word=OUTCOMES[one.verdict], rows=rows)
+
+
 def _text(text: TextWords, found: WordExplanation) -> Values:
     rows = [("teacher", _words(text, text.teacher))] if text.teacher else []
     for network, of_network in zip(found.networks, text.kept, strict=True):
@@ -87,9 +174,10 @@ def _text(text: TextWords, found: WordExplanation) -> Values:
 
 
 def _words(text: TextWords, kept: tuple[float, ...]) -> list[Values]:
+    matters = text.rationale or (False,) * len(text.words)
     return [
-        Values(text=word, shade=_shade(value), what=f"{signed(value, 2)} nats")
-        for word, value in zip(text.words, kept, strict=True)
+        Values(text=word, shade=" ".join(filter(None, (_shade(value), "key" * key))), what=f"{signed(value, 2)} nats")
+        for word, value, key in zip(text.words, kept, matters, strict=True)
     ]
 
 

@@ -67,6 +67,11 @@ class RunData:
         return self.summary.name
 
     @property
+    def is_of_texts(self) -> bool:
+        """Whether its data are texts."""
+        return self.summary.data.vocabulary is not None
+
+    @property
     def student(self) -> ModelScores:
         """The student on the test split."""
         return self.summary.student

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from stillroom.errors import BadInput
-from stillroom.report.blocks import PageContext, Tile, Values
+from stillroom.report.blocks import PageContext, Tile, Values, in_words_of_texts
 from stillroom.report.charts import other
 from stillroom.report.continual import tasks_section
 from stillroom.report.depth import depth_map
@@ -42,7 +42,7 @@ from stillroom.schema.predictions import (
     per_class,
     score_images,
 )
-from stillroom.wording import counted, listed
+from stillroom.wording import counted, listed, of_texts
 
 EXPLAINED = "explain.html"
 GLOSSARY = {
@@ -117,6 +117,7 @@ def render(
             "runs", f"{other.name} ({other.summary.task})", f"runs of one kind of labels: the first is {task}"
         )
     page = run_page(named) if task == "single_label" else _targets_page(named)
+    page = in_words_of_texts(page) if runs[0].is_of_texts else page
     return rendered(
         "run.html.j2" if task == "single_label" else "targets.html.j2",
         figures={chart.key: chart.figure for chart in page.charts},
@@ -291,7 +292,6 @@ def _prediction_parts(members: Sequence[Member]) -> Values | None:
         class_rows=sorted(rows, key=lambda row: row.change),
         confusions=tuple(_confusion_row(one, held.class_names) for one in found),
         by_superclass=_by_superclass(run, held.labels, student, teacher),
-        of_texts=held.example_texts is not None,
         examples=tuple(example_images(held, student, teacher)) if teacher is not None else (),
         with_teacher=teacher is not None,
     )
@@ -410,11 +410,12 @@ def compare(members: Sequence[Member], labels: RunData | None = None) -> Values:
                 # The same student: what differs between its latencies is the machine's doing.
                 is_clock = not isinstance(metric.key, str)
                 cells.append(MetricCell(DASH) if is_clock else _against(metric, value, student))
+        meaning = _worded(GLOSSARY.get(metric.name, _TOKENS), run)
         starts_group = number > 0 and metrics[number - 1].is_quality and not metric.is_quality
         rows.append(
             Values(
                 metric=_worded(metric.name, run),
-                meaning=_worded(GLOSSARY.get(metric.name, _TOKENS), run),
+                meaning=of_texts(meaning) if run.is_of_texts else meaning,
                 cells=tuple(cells),
                 starts_group=starts_group,
             )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from stillroom.errors import BadInput
 from stillroom.files import write_text
-from stillroom.report.blocks import PageContext, Tile, Values
+from stillroom.report.blocks import PageContext, Tile, Values, in_words_of_texts
 from stillroom.report.continual import study_tasks_sections
 from stillroom.report.formats import DASH, amount, whole
 from stillroom.report.html import plotly_text, rendered, write_page
@@ -47,6 +48,8 @@ from stillroom.wording import counted
 
 # Three hundred pages that each held it would be 1.4 GB.
 PLOTLY = "plotly.js"
+# As study.yaml is written; it may be damaged, and the page is written all the same.
+_SOURCE = re.compile(r"^ +source: text$", re.MULTILINE)
 _HASHES = {
     "init": "Initial weights",
     "order": "Order of images",
@@ -78,6 +81,9 @@ def write_study_report(folder: Path, out: Path | None = None) -> Path:
 def render_study(folder: Path, page: Path) -> str:
     """The page as text; the same folder gives the same text."""
     content = study_page(read_study(folder), folder, links(folder, page))
+    if content.is_of_texts:
+        written, content = content.text, in_words_of_texts(content)
+        content.text = written
     figures = {chart.key: chart.figure for chart in content.charts}
     return rendered("study.html.j2", figures=figures, page=content, study=content.study)
 
@@ -137,10 +143,12 @@ def study_page(study: StudyResults, folder: Path, addresses: Links) -> Values:
     dissections, in_tasks = dissection_sections(folder), study_tasks_sections(study, styles)
     held = [sweep, *dissections, *in_tasks, *(choice for each in weighed for choice in each.choices)]
     to_baseline = study.to_baseline.values()
+    text = clean(read_text(folder / STUDY)) if (folder / STUDY).is_file() else None
     return Values(
         study=study,
         headline=headline(study),
-        text=clean(read_text(folder / STUDY)) if (folder / STUDY).is_file() else None,
+        text=text,
+        is_of_texts=text is not None and _SOURCE.search(text) is not None,
         tiles=_tiles(study, planned),
         absences=_absences(study.missing, several_pairs=len(study.model_pairs) > 1),
         planned=planned,

@@ -267,6 +267,7 @@ class CheckContext:
         """Logits of the repaired teacher for any images, float32 [n, K]."""
         self.require_model()
         setup = self.repaired_setup
+        images = setup.variant.rewrite(images)
         logits = self.queries.logits(setup.variant.model, setup.variant.preprocess, images, what)
         logits = setup.reorder(logits)
         return self._finite(logits) if check_finite else logits

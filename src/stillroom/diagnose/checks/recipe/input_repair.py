@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from stillroom.data.images import ImageSet, balanced_rows, has_label, rank_in_class
+from stillroom.data.text import read_tokenizer
+from stillroom.data.tokens import NO_TOKEN, Tokenization
 from stillroom.diagnose.check import Skip
 from stillroom.diagnose.checks.teacher_changes import (
     BATCH,
@@ -36,6 +39,7 @@ from stillroom.diagnose.checks.teacher_changes import (
     statistics_misfit,
 )
 from stillroom.errors import format_error
+from stillroom.files import find_input
 from stillroom.models.config import PreprocessConfig
 from stillroom.models.cost import multiply_adds
 from stillroom.models.fold import fold_batchnorm
@@ -43,10 +47,11 @@ from stillroom.models.modes import device_of, freeze, to_channels_last
 from stillroom.models.prepared import predict
 from stillroom.models.preprocess import Preprocess, explicit_preprocess, resolve_preprocess, select_classes
 from stillroom.run.context import RunContext
+from stillroom.teachers.config import TeacherConfig
 from stillroom.train.device import autocast
 
 OutputForm = Literal["logits", "probabilities", "sigmoids"]
-Kind = Literal["normalisation", "channel_order", "resize", "class_order", "batch_norm"]
+Kind = Literal["normalisation", "channel_order", "resize", "class_order", "batch_norm", "tokenizer", "case"]
 
 # Below this accuracy more than one thing may be wrong.
 _LOW_ACCURACY = 0.5
@@ -61,6 +66,10 @@ TIMES = (0.5, 2, 4)
 _COST, _NATIVE_COST = 1e11, 3e11
 # Fewer images would prove nothing.
 _LEAST = 32
+_CASES: dict[str, Callable[[str], str]] = {
+    "lower case": str.lower,
+    "a capital first letter": lambda text: text[:1].upper() + text[1:],
+}
 
 
 @dataclass(frozen=True)
@@ -197,6 +206,7 @@ class TeacherVariant:
         model: the model, prepared.
         preprocess: how its input is made, without a class order.
         logits: for the whole sample, where they were stored and there is no model to run.
+        rewrite: gives texts other tokens first, from ids to ids.
     """
 
     def __init__(
@@ -205,9 +215,11 @@ class TeacherVariant:
         model: nn.Module,
         preprocess: PreprocessConfig | None,
         logits: Tensor | None = None,
+        rewrite: Callable[[Tensor], Tensor] = lambda images: images,
     ) -> None:
         self.model = model
         self.preprocess = preprocess
+        self.rewrite = rewrite
         self._queries = queries
         self._logits = logits
         self.is_stored = logits is not None
@@ -216,7 +228,7 @@ class TeacherVariant:
         """Logits of the sample's first images, in the model's own class order: float32 [count, columns]."""
         have = 0 if self._logits is None else len(self._logits)
         if have < count:
-            images = self._queries.sample.images[have:count]
+            images = self.rewrite(self._queries.sample.images[have:count])
             more = self._queries.logits(self.model, self.preprocess, images, "training images")
             self._logits = more if self._logits is None else torch.cat([self._logits, more])
         assert self._logits is not None
@@ -337,6 +349,8 @@ def _try_all(
     if setup.variant.is_stored:
         return
     kinds: Sequence[tuple[Kind, Iterator[Candidate]]] = (
+        ("tokenizer", _tokenizers(queries, setup)),
+        ("case", _cases(queries, setup)),
         ("normalisation", _normalisations(queries, setup)),
         ("channel_order", _channel_orders(queries, setup)),
         ("resize", _sizes(queries, setup)),
@@ -519,6 +533,55 @@ def _batch_statistics(queries: TeacherQueries, setup: TeacherSetup) -> Iterator[
     recalibrate(fresh, preprocess(queries.sample.images[:BATCH].to(device)))
     make = lambda: TeacherVariant(queries, queries.prepare(fresh, config), config)  # noqa: E731
     yield Candidate("batch statistics", make, len(queries.sample), fresh)
+
+
+def _tokenizers(queries: TeacherQueries, setup: TeacherSetup) -> Iterator[Candidate]:
+    """The same texts by the tokenizer that lies beside the teacher's weights."""
+    tokens, path = queries.run_context.data.train.tokens, tokenizer_beside(queries.run_context.recipe.teacher)
+    if tokens is not None and tokens.json and path is not None:
+        yield from _rewritten(queries, setup, path.name, rewriter(tokens, read_tokenizer(path)))
+
+
+def _cases(queries: TeacherQueries, setup: TeacherSetup) -> Iterator[Candidate]:
+    """The same texts in another case, where the tokenizer distinguishes it."""
+    tokens = queries.run_context.data.train.tokens
+    if tokens is not None and tokens.json and not torch.equal(tokens.encode("A"), tokens.encode("a")):
+        for name, change in _CASES.items():
+            yield from _rewritten(queries, setup, name, rewriter(tokens, tokens.tokenizer, change))
+
+
+def _rewritten(
+    queries: TeacherQueries, setup: TeacherSetup, name: str, rewrite: Callable[[Tensor], Tensor]
+) -> Iterator[Candidate]:
+    variant, ids = setup.variant, queries.sample.images
+    if not torch.equal(rewrite(ids), ids):
+        make = lambda: TeacherVariant(queries, variant.model, variant.preprocess, rewrite=rewrite)  # noqa: E731
+        yield Candidate(name, make, len(queries.sample))
+
+
+def rewriter(
+    tokens: Tokenization, tokenizer: Any, change: Callable[[str], str] = lambda text: text
+) -> Callable[[Tensor], Tensor]:
+    """A function of ids, int32 [n, L], that gives those of the same texts after a change, by a tokenizer."""
+
+    def rewrite(ids: Tensor) -> Tensor:
+        coded = tokenizer.encode_batch([change(tokens.decode(row)) for row in ids])
+        found = np.full(ids.shape, NO_TOKEN, np.int32)
+        for row, each in enumerate(coded):
+            own = each.ids[: ids.shape[1]]
+            found[row, : len(own)] = own
+        return torch.from_numpy(found)
+
+    return rewrite
+
+
+def tokenizer_beside(teacher: TeacherConfig | None) -> Path | None:
+    """The tokenizer.json that lies beside a teacher's weights, or in its folder of transformers."""
+    named = [] if teacher is None or teacher.weights is None else [find_input(teacher.weights).parent]
+    if teacher is not None and teacher.name.startswith("transformers:"):
+        named.append(find_input(teacher.name.partition(":")[2]))
+    files = (folder / "tokenizer.json" for folder in named)
+    return next((file for file in files if file.is_file()), None)
 
 
 def native_size(model: nn.Module) -> int | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stillroom.data.config import AugmentationConfig
+from stillroom.data.tokens import is_tokens
 from stillroom.diagnose.chance import ALPHA, difference_bound, is_larger, lower_bound, mcnemar
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check, percent
 from stillroom.diagnose.checks.recipe.context import CheckContext
@@ -27,6 +28,8 @@ _CHECKED_BY = {
     "channel_order": "teacher_channel_order",
     "resize": "teacher_resize",
     "batch_norm": "teacher_batch_norm",
+    "tokenizer": "teacher_tokenizer",
+    "case": "teacher_case",
 }
 # Accuracy in multiples of chance that a teacher must prove to exceed.
 _CHANCE = 1.5
@@ -85,8 +88,10 @@ _SURE_TIMES, _SURE_TEACHER = 30.0, 0.95
 
 
 def linear_model(train: SplitSample, test: SplitSample, classes: int) -> Tensor:
-    """Classes that a linear model of pixels predicts: ridge regression on one-hot labels, int64 [m]."""
-    x, asked = (each.images.flatten(1).double() for each in (train, test))
+    """Classes that a linear model predicts of pixels, or of how often each token comes: ridge regression, int64 [m]."""
+    images = torch.cat([train.images, test.images])
+    whole = _token_counts(images) if is_tokens(images) else images.flatten(1).double()
+    x, asked = whole[: len(train)], whole[len(train) :]
     mean, scale = x.mean(0), x.std(0).mean().clamp_min(1e-9)
     x, asked = (x - mean) / scale, (asked - mean) / scale
     target = torch.nn.functional.one_hot(train.labels, classes).double()
@@ -96,6 +101,11 @@ def linear_model(train: SplitSample, test: SplitSample, classes: int) -> Tensor:
     solved = torch.linalg.solve(kernel + weight * torch.eye(len(x), dtype=x.dtype), target - target.mean(0))
     scores: Tensor = asked @ x.T @ solved + target.mean(0)
     return scores.argmax(1)
+
+
+def _token_counts(ids: Tensor) -> Tensor:
+    counts = torch.zeros(len(ids), int(ids.max()) + 1, dtype=torch.float64)
+    return counts.scatter_add_(1, ids.clamp_min(0).long(), (ids >= 0).double())
 
 
 @check(
@@ -149,9 +159,8 @@ def teacher_accuracy(context: CheckContext) -> CheckResult:
             return CheckResult("warning", f"{summary} It follows from {stale.check}.", evidence, None, plots)
         return CheckResult("problem", summary, evidence, remedy, plots)
     if mcnemar(int((linear & ~is_correct).sum()), int((is_correct & ~linear).sum())) < ALPHA:
-        less = (
-            f"less than a linear model of {len(context.sample):,} images' pixels ({percent(evidence['linear_model'])})"
-        )
+        reads = "texts' words" if is_tokens(test.images) else "images' pixels"
+        less = f"less than a linear model of {len(context.sample):,} {reads} ({percent(evidence['linear_model'])})"
         return CheckResult("problem", f"{summary}, {less}.", evidence, remedy, plots)
     oriented = _other_orientation(context)
     if oriented is not None:
