@@ -253,7 +253,8 @@ def report(names: Sequence[str], chosen: argparse.Namespace) -> str:
         "# What a step of each loss costs",
         "",
         f"`{shown_command(sys.argv[1:], 'losses.py')}`, on {platform.machine()}, "
-        f"{os.cpu_count()} cores, {chosen.threads} thread(s), torch {torch.__version__}, float32.",
+        f"{os.cpu_count()} cores, {chosen.threads} thread(s), torch {torch.__version__}, float32, at a "
+        f"load of {os.getloadavg()[0]:.0f} at the end.",
         "",
         f"{TEACHER['name']} → {STUDENT['name']}, {CLASSES} classes, 3×32×32, batch {BATCH}; each loss with its default "
         f"options and cross-entropy (`target_mse` alone, on {CLASSES} numbers an image), the teacher's outputs at hand "

@@ -104,7 +104,7 @@ TASK_INFO: dict[Task, TaskInfo] = {
                 "",
                 4,
                 True,
-                "Share of a target's variance that is explained, averaged over the targets; "
+                "Share of a target's variance explained, averaged over the targets; "
                 "1 is exact, 0 is no better than the mean.",
             ),
             Measure("mae", "MAE", "", 4, False, "Mean absolute error, averaged over the targets, in their unit."),

@@ -1334,14 +1334,18 @@ def test_crd_remembers_a_batch_once_the_step_is_done() -> None:
     assert torch.equal(loss.student_bank, kept)
 
 
-def test_crd_refuses_images_of_one_class() -> None:
+def test_crd_refuses_images_of_one_class_or_of_none() -> None:
     context = small_setup_context()
     alone = TrainingSamples(4, torch.arange(4), torch.zeros(4, dtype=torch.int64))
     with pytest.raises(BadInput, match=r"losses\.crd.*at least two classes"):
         CRD().setup(SetupContext(context.student, context.teacher, num_classes=5, seed=0, samples=alone))
-    CRD(contrast="other_images").setup(
-        SetupContext(context.student, context.teacher, num_classes=5, seed=0, samples=alone)
-    )
+    some = TrainingSamples(4, torch.arange(4), torch.tensor([0, -100, 1, -100]))
+    with pytest.raises(BadInput, match=r"losses\.crd\.contrast.*other_images.*2 images have no label"):
+        CRD().setup(SetupContext(context.student, context.teacher, num_classes=5, seed=0, samples=some))
+    for samples in (alone, some):
+        CRD(contrast="other_images").setup(
+            SetupContext(context.student, context.teacher, num_classes=5, seed=0, samples=samples)
+        )
 
 
 def test_the_learned_temperature_grows_the_loss(tmp_path: Path) -> None:

@@ -125,6 +125,8 @@ def test_a_custom_loss_is_not_imported_for_its_flags() -> None:
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(BadInput, match=r"losses\.0: got .*did you mean 'kl'"):
         parse_recipe({"student": {"name": "mlp"}, "losses": [{"name": "kll"}]})
+    with pytest.raises(BadInput, match=r"losses\.0: got 'kl'; expected a mapping with a name, \{name: kl\}"):
+        parse_recipe({"student": {"name": "mlp"}, "losses": ["kl"]})
     with pytest.raises(AttributeError, match="no attribute 'KLL'"):
         _ = stillroom.KLL
 

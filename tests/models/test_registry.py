@@ -15,13 +15,20 @@ from stillroom.models.cost import parameters
 from stillroom.models.registry import build
 
 OF_IMAGES = [name for name, model in ZOO.items() if not model.of_text]
-SMALL = [name for name in OF_IMAGES if name not in ("resnet44", "resnet56", "resnet110", "resnet32x4", "vit_tiny")]
+# One of a kind is enough where others differ in depth alone.
+LARGE = ("resnet44", "resnet56", "resnet110", "resnet32x4", "vit_tiny", "wrn_16_1", "wrn_40_1", "wrn_40_2", "vgg11")
+LARGE += ("vgg13", "vgg16", "vgg19")
+SMALL = [name for name in OF_IMAGES if name not in LARGE]
 
 
 def test_the_zoo_holds_what_the_lists_promise() -> None:
     listed = [name for name, _ in names()]
     assert listed[:7] == [f"resnet{depth}" for depth in (8, 14, 20, 32, 44, 56, 110)]
-    assert set(listed[7:]) == {"resnet8x4", "resnet32x4", "mlp", "vit_mini", "vit_tiny"} | (set(ZOO) - set(OF_IMAGES))
+    wide = {f"wrn_{size}" for size in ("16_1", "16_2", "40_1", "40_2")} | {
+        f"vgg{depth}" for depth in (8, 11, 13, 16, 19)
+    }
+    others = {"resnet8x4", "resnet32x4", "mlp", "vit_mini", "vit_tiny"}
+    assert set(listed[7:]) == others | wide | (set(ZOO) - set(OF_IMAGES))
     assert all(0 < len(line) < 90 and "\n" not in line for _, line in names())
 
 
@@ -50,9 +57,26 @@ def test_every_small_model_learns_at_other_sizes_and_channels(make, name, channe
     assert [n for n, p in net.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()] == []
 
 
-def test_the_pair_of_the_crd_benchmark_has_its_sizes(make) -> None:
-    assert parameters(make("resnet32x4", classes=100)) == 7_433_860
-    assert parameters(make("resnet8x4", classes=100)) == 1_233_540
+# The published sizes of RepDistiller's networks, of 100 classes.
+CRD = {
+    "resnet8x4": 1_233_540,
+    "resnet32x4": 7_433_860,
+    "wrn_16_2": 703_284,
+    "wrn_40_1": 569_780,
+    "wrn_40_2": 2_255_156,
+    "vgg8": 3_965_028,
+    "vgg13": 9_462_180,
+}
+
+
+@pytest.mark.parametrize(("name", "size"), CRD.items())
+def test_the_models_of_the_crd_benchmark_have_its_sizes(make, name, size) -> None:
+    assert parameters(make(name, classes=100)) == size
+
+
+def test_the_resnets_of_the_crd_benchmark_have_learned_shortcuts(make) -> None:
+    assert parameters(make("resnet20", classes=100, projection=True)) == 278_324
+    assert parameters(make("resnet56", classes=100, projection=True)) == 861_620
 
 
 def test_options_change_the_model(make) -> None:

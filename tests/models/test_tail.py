@@ -29,7 +29,8 @@ def read(model: nn.Module, name: str, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 # Deeper or wider than others of the same kind.
-LARGE = ("resnet32", "resnet44", "resnet56", "resnet110", "resnet32x4", "vit_tiny")
+LARGE = ("resnet32", "resnet44", "resnet56", "resnet110", "resnet32x4", "vit_tiny", "wrn_16_1", "wrn_40_1", "wrn_40_2")
+LARGE += ("vgg11", "vgg13", "vgg16", "vgg19")
 
 
 @pytest.mark.parametrize("name", [name for name in ZOO if name not in LARGE and not ZOO[name].of_text])

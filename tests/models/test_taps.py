@@ -68,6 +68,8 @@ def test_every_model_of_the_zoo_has_taps_that_can_be_read(make: Callable[..., nn
         "resnet56",
         "resnet110",
         "resnet32x4",
+        *("wrn_16_1", "wrn_40_1", "wrn_40_2"),
+        *("vgg11", "vgg13", "vgg16", "vgg19"),
     }:
         model = make(name, size=16)
         taps = find_taps(model, IMAGES)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from stillroom.errors import BadInput
 from stillroom.models.cost import parameters
 from stillroom.models.fold import fold_batchnorm
 from stillroom.models.reader import TapReader
@@ -16,7 +18,7 @@ from stillroom.models.tail import tail_of
 from stillroom.models.taps import find_taps
 from stillroom.models.tracing import trace
 from stillroom.models.weights import load_weights, read_state
-from stillroom.models.zoo import PadShortcut, ResNet
+from stillroom.models.zoo import VGG, PadShortcut, ResNet, WideResNet
 
 # Idelbayev's table of the same networks, to the last parameter.
 PUBLISHED = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
@@ -251,3 +253,107 @@ def test_it_can_be_traced_exported_and_run_in_channels_last(settle, projection, 
         features = net.layer3(net.layer2(net.layer1(net.conv1(x.to(memory_format=torch.channels_last)))))
         assert features.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(net(x.to(memory_format=torch.channels_last)), wanted)
+
+
+class Bare:
+    """Convolutions and norms from the tensors of a file, by their names there."""
+
+    def __init__(self, state: dict[str, Tensor]) -> None:
+        self.state = state
+
+    def conv(self, x: Tensor, name: str, stride: int = 1) -> Tensor:
+        weight = self.state[f"{name}.weight"]
+        bias = self.state.get(f"{name}.bias")
+        return F.conv2d(x, weight, bias, stride=stride, padding=weight.shape[-1] // 2)
+
+    def norm(self, x: Tensor, name: str) -> Tensor:
+        return F.batch_norm(
+            x, *(self.state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        )
+
+
+def wide_reference(state: dict[str, Tensor], x: Tensor, blocks: int) -> Tensor:
+    """Zagoruyko & Komodakis's network, from tensors with the names of RepDistiller."""
+    bare = Bare(state)
+    x = bare.conv(x, "conv1")
+    for stage in (1, 2, 3):
+        for block in range(blocks):
+            at, stride = f"block{stage}.layer.{block}", 2 if stage > 1 and block == 0 else 1
+            before = F.relu(bare.norm(x, f"{at}.bn1"))
+            out = bare.conv(F.relu(bare.norm(bare.conv(before, f"{at}.conv1", stride), f"{at}.bn2")), f"{at}.conv2")
+            learned = f"{at}.convShortcut"
+            x = out + (bare.conv(before, learned, stride) if f"{learned}.weight" in state else x)
+    x = F.relu(bare.norm(x, "bn1")).mean((2, 3))
+    return F.linear(x, state["fc.weight"], state["fc.bias"])
+
+
+def vgg_reference(state: dict[str, Tensor], x: Tensor, pools: int) -> Tensor:
+    bare = Bare(state)
+    for block in range(5):
+        for layer in (0, 3, 6, 9):
+            if f"block{block}.{layer}.weight" in state:
+                x = F.relu(bare.norm(bare.conv(x, f"block{block}.{layer}"), f"block{block}.{layer + 1}"))
+        x = F.max_pool2d(x, 2) if block < pools else x
+    return F.linear(x.mean((2, 3)), state["classifier.weight"], state["classifier.bias"])
+
+
+def renamed(net: nn.Module, *pairs: tuple[str, str]) -> dict[str, Tensor]:
+    found = {}
+    for name, tensor in net.state_dict().items():
+        for ours, theirs in pairs:
+            name = re.sub(ours, theirs, name)
+        found[name] = tensor
+    return found
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_wide_resnet_is_the_published_one_and_loads_from_the_crd_benchmarks_files(settle, tmp_path, wrapped) -> None:
+    source = settle(WideResNet(16, 2, 7, width=4))
+    state = renamed(source, (r"^layer(\d)", r"block\1.layer"), ("shortcut", "convShortcut"), ("^linear", "fc"))
+    assert {"block1.layer.0.convShortcut.weight", "block3.layer.1.bn2.bias", "fc.bias"} <= state.keys()
+    torch.save(
+        {"model": {f"module.{n}": t for n, t in state.items()}, "epoch": 240} if wrapped else state, tmp_path / "t.pth"
+    )
+    net = WideResNet(16, 2, 7, width=4).eval()
+    load_weights(net, tmp_path / "t.pth")
+    x = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), wide_reference(state, x, blocks=2), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("depth", "large"), [(8, False), (13, True)])
+def test_a_vgg_is_the_published_one(settle, depth, large) -> None:
+    net = settle(VGG(depth, 7, width=4, large=large))
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), vgg_reference(net.state_dict(), x, 4 if large else 3), rtol=1e-4, atol=1e-4)
+
+
+def test_a_resnet_loads_from_the_crd_benchmarks_files_and_not_without_its_shortcuts(settle, tmp_path) -> None:
+    source = settle(ResNet(8, 7, width=4, projection=True))
+    torch.save({"model": renamed(source, ("shortcut", "downsample"), ("^linear", "fc"))}, tmp_path / "t.pth")
+    net = ResNet(8, 7, width=4, projection=True).eval()
+    load_weights(net, tmp_path / "t.pth")
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(net(x), source(x))
+    with pytest.raises(BadInput, match=r"downsample.*options: \{projection: true\}"):
+        load_weights(ResNet(8, 7, width=4), tmp_path / "t.pth")
+
+
+@pytest.mark.parametrize("depth", [4, 12, 20])
+def test_a_depth_of_a_wide_one_that_is_not_6n_plus_4_is_refused(depth: int) -> None:
+    with pytest.raises(ValueError, match=rf"depth: got {depth}; expected 6n\+4"):
+        WideResNet(depth, 2)
+
+
+@pytest.mark.parametrize("net", [WideResNet(10, 2, width=4), VGG(8, width=4)], ids=["wide", "vgg"])
+def test_the_others_fold_are_traced_and_exported(settle, net) -> None:
+    net = settle(net)
+    x = torch.randn(2, 3, 16, 16)
+    folded, _ = fold_batchnorm(net, x)
+    with torch.no_grad():
+        wanted = net(x)
+        torch.testing.assert_close(folded(x), wanted, rtol=1e-4, atol=1e-5)
+        assert torch.equal(fx.symbolic_trace(net)(x), wanted)
+        program = torch.export.export(net, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+        torch.testing.assert_close(program.module()(x), wanted)

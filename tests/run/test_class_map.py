@@ -121,6 +121,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"class_names": ["cat", "dog", "x", "y"], "class_map": {"car": "dog"}}, r"each column once, but 1 is there twice"),
     ({"class_names": "no-such-file"}, r"teacher.class_names: got 'no-such-file'; .*readable"),
     ({"class_map": {"cat": 0, "dog": 9}}, r"columns from 0 to 3, but 9"),
+    ({"class_map": {"cat": 0}}, r"class_map: got .*not 1: a column for each, or class_names"),
 ]
 
 

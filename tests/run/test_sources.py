@@ -278,7 +278,7 @@ MIDDLE = [{"teacher": "middle", "student": "layer1"}]
         ),
         (
             ["teacher={name: elsewhere, logits: folder}", "cache.enabled=auto", term("block_logit")],
-            "teacher.logits: got 'folder'; expected a model: a loss reads its features",
+            "teacher.logits: got 'folder'; expected a model: loss ",
         ),
         (["teacher=null", term("block_logit")], "teacher: got None; expected a teacher model"),
     ],

@@ -105,6 +105,7 @@ def test_a_run_with_few_labels_is_cached_resumed_reported_and_diagnosed(
     assert bytes_of(tmp_path / "stopped") == bytes_of(cached.path)
     assert cached.summary["data"]["labelled"] == 20
     assert run(["report", str(cached.path)]) == 0
+    assert "200 training images, 20 with a label" in (cached.path / "report.html").read_text()
     capsys.readouterr()
     assert run(["diagnose", str(cached.path), "--json"]) == 0
     about = {each["check"]: each for each in json.loads(capsys.readouterr().out)["findings"]}
@@ -125,6 +126,8 @@ def test_a_teacher_alone_teaches_without_any_label_and_a_loss_of_labels_is_refus
     capsys.readouterr()
     assert run(["diagnose", str(tmp_path / "recipe.yaml"), "--images", "64", "--json"]) == 0
     about = {each["check"]: each["verdict"] for each in json.loads(capsys.readouterr().out)["findings"]}
+    assert run(["diagnose", str(tmp_path / "run"), "--json"]) == 0
+    assert "stillroom train" not in capsys.readouterr().out, "nothing can be learned from labels alone"
     assert about["imbalance"] == "skipped"
     assert about["loss_finite"] == about["teacher_unused"] == "ok"
 

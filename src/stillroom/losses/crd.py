@@ -155,13 +155,18 @@ class CRD(PooledLoss[CRDConfig]):
         """Choose the taps, make the embeddings and the banks.
 
         Raises:
-            BadInput: there are no negatives: all training images are of one class.
+            BadInput: there are no negatives: all training images are of one class, or the class of some is not known.
         """
         super().setup(setup_context)
         field, samples = f"losses.{self.name}", setup_context.samples
         if samples is None:
             raise BadInput(field, self.name, "the training samples: SetupContext(samples=TrainingSamples(…))")
-        classes = samples.labels.bincount(minlength=setup_context.num_classes)
+        unlabelled = int((samples.labels < 0).sum())
+        if unlabelled and self.config.contrast == "other_classes":
+            expected = f"other_images: a negative is an image of another class, and {unlabelled:,} images have no label"
+            raise BadInput(f"{field}.contrast", self.config.contrast, expected)
+        labels = samples.labels.clamp_min(0)
+        classes = labels.bincount(minlength=setup_context.num_classes)
         most = int(classes.max()) if self.config.contrast == "other_classes" else 1
         if most >= len(samples.index):
             expected = "training images of at least two classes: a negative is an image of another class"
@@ -181,7 +186,7 @@ class CRD(PooledLoss[CRDConfig]):
         # Bank rows sorted by class, and where each class begins among them: they follow from the data.
         derived = {
             "row_of": row_of,
-            "rows": samples.labels.argsort(stable=True),
+            "rows": labels.argsort(stable=True),
             "first": classes.cumsum(0) - classes,
             "count": classes,
         }

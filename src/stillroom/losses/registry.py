@@ -63,7 +63,8 @@ class CustomLossConfig(LossConfig):
 def _named(value: Any) -> Any:
     name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
     if not isinstance(name, str):
-        raise ValueError(f"a mapping with a name, {nearest('', losses())}")
+        given = f"{{name: {value}}}" if isinstance(value, str) and value in losses() else nearest("", losses())
+        raise ValueError(f"a mapping with a name, {given}")
     if ":" not in name and name not in losses():
         raise ValueError(f"a loss that exists ({_nearest_loss(name)}), or module:Class of your own")
     return value

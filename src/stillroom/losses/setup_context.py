@@ -101,6 +101,7 @@ class SetupContext:
         self.seed = seed
         self.samples = samples
         self.task = task
+        self.loss = "a loss"  # which is set up, for messages
         self._logits = logits
         self._members = tuple(members)
 
@@ -112,7 +113,7 @@ class SetupContext:
             BadInput: there is none.
         """
         if self._teacher is None:
-            expected = "a model: a loss reads its features"
+            expected = f"a model: {self.loss} reads more than its logits"
             if self._members:
                 raise BadInput("teachers.NAME.members", list(self._members), f"{expected}; name one of the members")
             if self._logits is not None:

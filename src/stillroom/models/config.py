@@ -136,6 +136,8 @@ class ModelConfig(Config):
 
 RESNET_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 WIDE_RESNET_DEPTHS = (8, 32)
+WRN_SIZES = ((16, 1), (16, 2), (40, 1), (40, 2))
+VGG_DEPTHS = (8, 11, 13, 16, 19)
 
 
 # A width of its own for what the classifier is given.
@@ -155,6 +157,11 @@ class ResNetOptions(Config):
 
     width: int = Field(16, ge=1, le=1024, description="Channels of the first stage; the others have 2 and 4 times.")
     penultimate: Penultimate = None
+    projection: bool = Field(
+        False,
+        description="Learned 1×1 shortcuts where the shape changes, as in the CRD benchmark; without, channels of "
+        "zeros are added.",
+    )
 
 
 class WideResNetOptions(Config):
@@ -163,6 +170,19 @@ class WideResNetOptions(Config):
     width: int = Field(64, ge=1, le=1024, description="Channels of the first stage; the others have 2 and 4 times.")
     penultimate: Penultimate = None
     stem: int = Field(32, ge=1, le=1024, description="Channels of the first convolution.")
+
+
+class WRNOptions(Config):
+    """Options of ``wrn_16_1`` … ``wrn_40_2``."""
+
+    width: int = Field(16, ge=1, le=1024, description="Channels of the first convolution.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Probability of dropping within a block, in training.")
+
+
+class VGGOptions(Config):
+    """Options of ``vgg8`` … ``vgg19``."""
+
+    width: int = Field(64, ge=1, le=1024, description="Channels of the first block; the others have up to 8 times.")
 
 
 class MLPOptions(Config):
@@ -251,6 +271,9 @@ class ZooModel:
     of_text: bool = False  # whether it takes token ids, not images
 
 
+_TIMES = {1: "not widened", 2: "twice as wide"}
+
+
 def _entries() -> list[ZooModel]:
     resnets = [
         ZooModel(f"resnet{depth}", f"CIFAR ResNet of {depth} layers, 3 stages, parameter-free shortcuts", ResNetOptions)
@@ -262,9 +285,21 @@ def _entries() -> list[ZooModel]:
         )
         for depth in WIDE_RESNET_DEPTHS
     ]
+    wrns = [
+        ZooModel(
+            f"wrn_{depth}_{widen}", f"wide ResNet of {depth} layers, {_TIMES[widen]}, pre-activation blocks", WRNOptions
+        )
+        for depth, widen in WRN_SIZES
+    ]
+    vggs = [
+        ZooModel(f"vgg{depth}", f"CIFAR VGG of {depth} layers with batch norm, one linear layer", VGGOptions)
+        for depth in VGG_DEPTHS
+    ]
     return [
         *resnets,
         *wide,
+        *wrns,
+        *vggs,
         ZooModel("mlp", "multilayer perceptron on flattened pixels, 2 hidden layers of 256", MLPOptions),
         ZooModel("vit_mini", "vision transformer, 4 blocks of width 64, mean pooling", ViTOptions),
         ZooModel("vit_tiny", "vision transformer, 12 blocks of width 192 (ViT-Ti), mean pooling", ViTTinyOptions),

@@ -17,15 +17,17 @@ from stillroom.models.config import (
     ResNetOptions,
     TextEncoderOptions,
     TextLSTMOptions,
+    VGGOptions,
     ViTOptions,
     WideResNetOptions,
+    WRNOptions,
     names,
 )
 from stillroom.models.custom import build_custom
 from stillroom.models.external import build_external, is_external
 from stillroom.models.text import BagOfEmbeddings, TextEncoder, TextLSTM
 from stillroom.models.transformers import build_transformers, build_vision_transformers
-from stillroom.models.zoo import MLP, ResNet, ViT, default_patch
+from stillroom.models.zoo import MLP, VGG, ResNet, ViT, WideResNet, default_patch
 
 __all__ = ["brings_weights", "build", "names"]
 
@@ -87,10 +89,16 @@ def build(
     options = _options(config, field)
     if isinstance(options, ResNetOptions | WideResNetOptions):
         depth = int(config.name.removeprefix("resnet").removesuffix("x4"))
-        # The wide ones have learned shortcuts, and a width of their own for the first convolution.
-        return ResNet(
-            depth, num_classes, in_channels, **dict(options), projection=isinstance(options, WideResNetOptions)
-        )
+        # Those four times as wide have learned shortcuts, and a width of their own for the first convolution.
+        learned = {"projection": True} if isinstance(options, WideResNetOptions) else {}
+        return ResNet(depth, num_classes, in_channels, **dict(options), **learned)
+    if isinstance(options, WRNOptions):
+        depth, widen = (int(part) for part in config.name.removeprefix("wrn_").split("_"))
+        return WideResNet(depth, widen, num_classes, in_channels, **dict(options))
+    if isinstance(options, VGGOptions):
+        depth = int(config.name.removeprefix("vgg"))
+        large = image_size is not None and image_size >= 64
+        return VGG(depth, num_classes, in_channels, large=large, **dict(options))
     if image_size is None:
         raise BadInput(f"{field}.name", config.name, "a model for images of any size, as these have no one size")
     if isinstance(options, MLPOptions):

@@ -35,6 +35,12 @@ _DEEPEST_PREFIX = 3
 # Where training scripts put the state: the first of these that fits, unless there is a moving average.
 CONTAINERS = ("state_dict", "model_state_dict", "model", "student", "net", "network", "module", "weights", "params")
 _MOVING_AVERAGE = re.compile(r"(?:^|[._])ema(?:$|[._])")
+# What the CIFAR networks of RepDistiller and mdistiller call parts of the zoo's.
+_OTHER_NAMES = (
+    (re.compile(r"(?:^|(?<=\.))fc\.(?=weight$|bias$)"), "linear."),
+    (re.compile(r"\.(?:downsample|convShortcut)\."), ".shortcut."),
+    (re.compile(r"(?:^|(?<=\.))block(\d)\.layer\."), r"layer\1."),
+)
 # Counters that tools add to a state: torch's AveragedModel, thop.
 _COUNTERS = frozenset({"n_averaged", "total_ops", "total_params"})
 SHOWN = 5
@@ -205,27 +211,18 @@ def _choose(
     Args:
         any_other: whether the state may hold more than is wanted.
     """
-    closest: tuple[int, _Misfits, _State] | None = None
-    fitting: list[_State] = []
-    for state in states:
-        whole: list[_State] = []
-        parts: list[_State] = []
-        for variant in _without_prefixes(state):
-            misfits = _misfits(variant, wanted, any_other=any_other)
-            if not misfits:
-                (parts if variant.left_out else whole).append(variant)
-            elif not variant.left_out:
-                found = sum(name in wanted for name in variant.tensors)
-                if closest is None or found > closest[0]:
-                    closest = found, misfits, variant
-        fitting += whole[:1] or parts
+    fitting, closest = _fitting(states, wanted, any_other)
+    if not fitting:
+        fitting, _ = _fitting([_in_names_of_zoo(state) for state in states], wanted, any_other)
     if not fitting:
         assert closest is not None
-        _, misfits, state = closest
+        misfits, state = closest
         where = f"the model ({state.label})" if len(states) > 1 and state.place else "the model"
         unread = f"; quantised, sparse or without data: {first_of(state.unread)}" if state.unread else ""
         of_head = misfits.shapes and not misfits.missing and not misfits.unexpected and field == "student"
         hint = "; student.head: new keeps a new last layer for other classes" if of_head else ""
+        if any(".downsample.0." in name for name in misfits.unexpected) and not any("shortcut" in n for n in wanted):
+            hint += "; a resnet of the CRD benchmark takes options: {projection: true}"
         raise BadInput(f"{field}.weights", str(path), f"weights that fit {where}; {misfits}{unread}{hint}")
     chosen = next((state for state in fitting if state.is_average), fitting[0])
     others: list[_State] = []
@@ -242,6 +239,37 @@ def _choose(
     if chosen.left_out and not any_other:
         return chosen, f"loaded the tensors under {chosen.label}; left out: {first_of(chosen.left_out)}"
     return chosen, ""
+
+
+def _fitting(
+    states: Sequence[_State], wanted: Mapping[str, Tensor], any_other: bool
+) -> tuple[list[_State], tuple[_Misfits, _State] | None]:
+    """The states that fit the model, and the one of the others that has most of it."""
+    closest: tuple[int, _Misfits, _State] | None = None
+    fitting: list[_State] = []
+    for state in states:
+        whole: list[_State] = []
+        parts: list[_State] = []
+        for variant in _without_prefixes(state):
+            misfits = _misfits(variant, wanted, any_other=any_other)
+            if not misfits:
+                (parts if variant.left_out else whole).append(variant)
+            elif not variant.left_out:
+                found = sum(name in wanted for name in variant.tensors)
+                if closest is None or found > closest[0]:
+                    closest = found, misfits, variant
+        fitting += whole[:1] or parts
+    return fitting, closest[1:] if closest else None
+
+
+def _in_names_of_zoo(state: _State) -> _State:
+    """A state whose tensors have other libraries' names, with ours."""
+    tensors = {}
+    for name, tensor in state.tensors.items():
+        for pattern, ours in _OTHER_NAMES:
+            name = pattern.sub(ours, name)
+        tensors[name] = tensor
+    return replace(state, tensors=tensors)
 
 
 def _without_prefixes(state: _State) -> Iterator[_State]:

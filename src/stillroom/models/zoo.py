@@ -1,4 +1,4 @@
-"""The networks of the zoo: CIFAR ResNets, a multilayer perceptron, a small vision transformer."""
+"""The networks of the zoo: CIFAR ResNets, wide ResNets and VGGs, a perceptron, a small vision transformer."""
 
 from __future__ import annotations
 
@@ -152,6 +152,126 @@ def _shortcut(in_channels: int, out_channels: int, stride: int, projection: bool
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
     )
+
+
+class PreActivationBlock(nn.Module):
+    """h = relu(bn1(x)); conv2(relu(bn2(conv1(h)))) + x, or + a 1×1 convolution of h where the channels change.
+
+    Shapes: [B, in_channels, H, W] → [B, out_channels, ⌈H/stride⌉, ⌈W/stride⌉].
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.relu1 = nn.ReLU()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.relu2 = nn.ReLU()
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.shortcut: nn.Module | None = None
+        if stride > 1 or in_channels != out_channels:
+            self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = self.relu1(self.bn1(x))
+        out: Tensor = self.conv2(self.dropout(self.relu2(self.bn2(self.conv1(before)))))
+        return out + (x if self.shortcut is None else self.shortcut(before))
+
+
+class WideResNet(nn.Module):
+    """A wide residual network of 6n+4 layers for small images (Zagoruyko & Komodakis 2016, arXiv:1605.07146).
+
+    One 3×3 convolution of ``width`` channels, three stages of n pre-activation blocks with ``widen``, 2 ``widen`` and
+    4 ``widen`` times as many, batch norm, ReLU, the mean over all pixels, one linear layer. Shapes: [B, in_channels, H,
+    W] → logits [B, num_classes]; H and W of 8 or more.
+
+    ``WideResNet(40, 2, 100)`` is the wrn_40_2 of the CRD benchmark (Tian et al. 2020, arXiv:1910.10699).
+
+    >>> sum(p.numel() for p in WideResNet(16, 2, 100).parameters())
+    703284
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        widen: int,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        width: int = 16,
+        *,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if depth < 10 or (depth - 4) % 6:
+            raise ValueError(f"depth: got {depth}; expected 6n+4, such as 10, 16 or 40")
+        widths = [width, *(width * widen * factor for factor in (1, 2, 4))]
+        self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        stages = [
+            nn.Sequential(
+                PreActivationBlock(before, after, stride, dropout),
+                *(PreActivationBlock(after, after, 1, dropout) for _ in range((depth - 4) // 6 - 1)),
+            )
+            for before, after, stride in zip(widths, widths[1:], (1, 2, 2), strict=False)
+        ]
+        self.layer1, self.layer2, self.layer3 = stages
+        self.bn1 = nn.BatchNorm2d(widths[-1])
+        self.relu = nn.ReLU()
+        self.pool = GlobalAveragePool()
+        self.flatten = nn.Flatten()
+        self.linear = nn.Linear(widths[-1], num_classes)
+        _initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.layer3(self.layer2(self.layer1(self.conv1(x))))
+        logits: Tensor = self.linear(self.flatten(self.pool(self.relu(self.bn1(out)))))
+        return logits
+
+
+# Convolutions of each of the five blocks.
+_VGG_BLOCKS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+
+
+class VGG(nn.Module):
+    """A VGG with batch norm for small images (Simonyan & Zisserman 2014, arXiv:1409.1556), one linear layer at its end.
+
+    Five blocks of 3×3 convolutions, with ``width``, 2, 4, 8 and 8 times as many channels; halved by a maximum after the
+    first three (after four where ``large``), the mean over all pixels after the last. Shapes: [B, in_channels, H, W] →
+    logits [B, num_classes]; H and W of 8 or more, of 16 or more where ``large``.
+
+    ``VGG(13, 100)`` is the vgg13 of the CRD benchmark (Tian et al. 2020, arXiv:1910.10699).
+
+    >>> sum(p.numel() for p in VGG(8, 100).parameters())
+    3965028
+    """
+
+    def __init__(
+        self, depth: int, num_classes: int = 10, in_channels: int = 3, width: int = 64, *, large: bool = False
+    ) -> None:
+        super().__init__()
+        widths = [in_channels, *(width * factor for factor in (1, 2, 4, 8, 8))]
+        for at, (count, before, after) in enumerate(zip(_VGG_BLOCKS[depth], widths, widths[1:], strict=False)):
+            layers: list[nn.Module] = []
+            for each in range(count):
+                layers += [nn.ReLU()] if each else []
+                layers += [nn.Conv2d(before if not each else after, after, 3, padding=1), nn.BatchNorm2d(after)]
+            # The last ReLU of a block is a module of its own, so that what is before it can be tapped.
+            self.add_module(f"block{at}", nn.Sequential(*layers))
+            self.add_module(f"relu{at}", nn.ReLU())
+            halved = at < 3 or (at == 3 and large)
+            self.add_module(
+                f"pool{at}", nn.MaxPool2d(2) if halved else GlobalAveragePool() if at == 4 else nn.Identity()
+            )
+        self.flatten = nn.Flatten()
+        self.classifier = nn.Linear(widths[-1], num_classes)
+        _initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for at in range(5):
+            for name in ("block", "relu", "pool"):
+                x = self.get_submodule(f"{name}{at}")(x)
+        logits: Tensor = self.classifier(self.flatten(x))
+        return logits
 
 
 class MLP(nn.Module):

@@ -363,6 +363,7 @@ def setup_losses(
     for loss, name in zip(losses, teacher_names(losses, context.recipe), strict=True):
         if name not in contexts:
             contexts[name] = setup_context_of(context, student, teachers.get(name or ""), name)
+        contexts[name].loss = f"loss {loss.name!r}"
         loss.setup(contexts[name])
         teacher = teachers.get(name or "")
         if teacher is not None and isinstance(teacher.model, EmbeddingTeacher) and loss.requires.teacher:

@@ -39,7 +39,9 @@ def reuse_head(recipe: Recipe, components: RunComponents) -> tuple[Recipe, RunCo
     name = loss.config.teacher or next(iter(teachers), "")
     teacher = components.teachers.get(name)
     if teacher is None or teachers[name].logits is not None:
-        raise BadInput("teacher", name or None, f"a model: loss {loss.name!r} takes its last layer over")
+        place, expected = recipe.teacher_field(name), f"a model: loss {loss.name!r} takes its last layer over"
+        logits = teachers[name].logits if name else None
+        raise BadInput(place if logits is None else f"{place}.logits", logits or name or None, expected)
     if components.num_teacher_classes is not None:
         raise BadInput(field, loss.name, "another: the teacher's last layer does not know all classes")
     train = components.data.train

@@ -50,11 +50,13 @@ def resolve_class_map(config: TeacherConfig, classes: Sequence[str], field: str)
     order = class_columns(names, chosen, classes, field=field)
     known = [name for name, columns in zip(classes, order, strict=True) if columns is not None]
     if len(known) < min(2, len(classes)):
-        has = f"; the teacher has {', '.join(names[:5])} …" if names else ""
-        expected = (
-            f"two classes of the data or more ({', '.join(classes[:5])} …), not {len(known)}{has}; class_map names"
-        )
-        raise BadInput(f"{field}.class_names", list(names or ())[:5], f"{expected} those that are called otherwise")
+        expected = f"two classes of the data or more ({', '.join(classes[:5])} …), not {len(known)}"
+        if names is None:
+            raise BadInput(
+                f"{field}.class_map", chosen, f"{expected}: a column for each, or class_names, by which they match"
+            )
+        has = f"the teacher has {', '.join(names[:5])} …; class_map names those that are called otherwise"
+        raise BadInput(f"{field}.class_names", list(names)[:5], f"{expected}; {has}")
     preprocess = config.preprocess
     assert isinstance(preprocess, PreprocessConfig)
     given = preprocess.class_order

@@ -90,7 +90,7 @@ def _tiles(run: RunData, labels: RunData | None) -> list[Tile]:
     found = []
     for measure in TASK_INFO[run.summary.task].measures[:2]:
         value = float(getattr(run.summary.measures, measure.name))
-        detail = measure.meaning
+        detail = measure.meaning.partition(";")[0]
         if labels is not None and labels.summary.measures is not None:
             before = float(getattr(labels.summary.measures, measure.name))
             detail = f"{signed(value - before, measure.digits)} against labels alone"

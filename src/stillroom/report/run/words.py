@@ -327,7 +327,7 @@ def caveat(run: RunData, *, with_others: bool) -> str:
 
 def missing_labels(run: RunData, labels: RunData | None) -> str:
     """How to learn what distilling brought; empty where a run says it, or where nothing was distilled."""
-    if not run.distilled or labels is not None or run.incremental is not None:
+    if not run.distilled or labels is not None or run.incremental is not None or run.summary.data.labelled == 0:
         return ""
     return (
         "What distilling itself brought is not known from this run: train the same student from labels alone, "
@@ -353,9 +353,10 @@ def _points(gap: TopOneGap) -> str:
 
 def facts(run: RunData) -> list[str]:
     """The run in keywords: data, models, losses, length, seed, precision."""
-    summary = run.summary
+    summary, labelled = run.summary, run.summary.data.labelled
+    some = "" if labelled is None else f", {whole(labelled)} with a label" if labelled else ", none with a label"
     found = [
-        f"{summary.data.name}, {whole(summary.data.train)} training images",
+        f"{summary.data.name}, {whole(summary.data.train)} training images{some}",
         summary.model + (f" {_side(run)} {_models(run)}" if run.distilled and run.summary.teachers else ""),
     ]
     terms = losses(run.recipe.get("losses"))
@@ -386,7 +387,9 @@ def losses(terms: Any) -> str:
             options = [
                 f"{key.replace('_', ' ')} {_option(value)}"
                 for key, value in term.items()
-                if key not in ("name", "weight") and isinstance(value, int | float | str | dict | list)
+                if key not in ("name", "weight")
+                and isinstance(value, int | float | str | dict | list)
+                and value is not False
             ]
             weight = term.get("weight", 1.0)
             if isinstance(weight, dict):
