@@ -14,6 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,captum,lightning,onnx,ray,text,timm,torchvision,transformers]"
+	$(BIN)/python -m compileall -q src # once, not by each of the processes that begin together
 	touch $(STAMP)
 
 demo: install

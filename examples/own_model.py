@@ -36,15 +36,16 @@ class Net(nn.Module):
 torch.manual_seed(0)
 folder = Path(tempfile.mkdtemp())
 quiet = {"progress": False}
-teacher = sr.distill(None, Net(16), rest, test, epochs=5, out=folder / "teacher", **quiet).student
+first = sr.distill(None, Net(16), rest, test, epochs=10, out=folder / "teacher", **quiet)
+teacher = first.student
 losses = ["cross_entropy", {"name": "feature_mse", "weight": 1.0}]
-run = sr.distill(teacher, Net(4), few, test, losses, epochs=20, batch_size=25, out=folder / "student", **quiet)
-print(f"top-1: {run.summary['top1']:.0f}%")
+run = sr.distill(teacher, Net(8), few, test, losses, epochs=40, batch_size=25, out=folder / "student", **quiet)
+print(f"top-1: teacher {first.summary['top1']:.0f}%, student {run.summary['top1']:.0f}%")
 
 # %% [markdown]
 # The run is a folder. It is opened again with the module it was made of, and says itself whether anything was wrong.
 # %%
-again = sr.load_run(folder / "student", student=Net(4), teacher=teacher, train=few, test=test)
+again = sr.load_run(folder / "student", student=Net(8), teacher=teacher, train=few, test=test)
 x = torch.stack([test[i][0] for i in range(8)])
 print("the same student:", torch.equal(again.student(x), run.student(x)))
 print("to deploy:", Path(again.export("safetensors", folder / "student.safetensors")["path"]).name)

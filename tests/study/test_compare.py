@@ -17,6 +17,7 @@ from stillroom.cli import run
 from stillroom.errors import BadInput, RunFailed
 from stillroom.study.compare import StudyOutcome, compare
 from stillroom.study.config import parse_study
+from stillroom.study.engine import jobs
 from stillroom.study.engine.base import Outcome
 from stillroom.study.engine.in_process import InProcessEngine
 from stillroom.study.plan import StudyFolder
@@ -44,6 +45,13 @@ def did(out: Path, observer: StudyObserver | None = None, **changes: Any) -> tup
 def costs(out: Path) -> list[dict[str, str]]:
     with (out / "cost.csv").open() as table:
         return list(csv.DictReader(table))
+
+
+@pytest.fixture(autouse=True)
+def short_calibrations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dozen steps are timed, not seventy: no test goes by how long one takes."""
+    for name, steps in (("_WARM_UP_STEPS", 2), ("_TIMED_STEPS", 10)):
+        monkeypatch.setattr(jobs, name, steps)
 
 
 @pytest.fixture(scope="module")

@@ -168,8 +168,9 @@ def test_answers_made_of_some_levels_are_the_targets_of_these(teacher: str) -> N
     )
 
 
-def test_a_teacher_of_class_relations_is_shown_as_one(tmp_path: Path) -> None:
-    """A slice of benchmarks/dissect_truth.py, which has all three teachers, five seeds and whole trainings."""
+def test_a_teacher_of_class_relations_is_shown_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slice of benchmarks/dissect_truth.py, with all three teachers, more images and seeds, and whole trainings."""
+    monkeypatch.setattr(truth, "TASK", {**truth.TASK, "train": 300, "test": 1000})
     study = truth.study_of(tmp_path / "teachers", (0, 1), ("relations",), epochs=2)
     found = compare(study, tmp_path / "study", lambda folder, threads: InProcessEngine())
     assert found.sound

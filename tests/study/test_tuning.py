@@ -34,9 +34,12 @@ RECIPE: dict[str, Any] = {
 }
 
 
+TRIALS = 8  # the last of them are not drawn at random any more
+
+
 def make(folder: Path, space: Space = SPACE, **options: Any) -> Tuner:
     named = ("trials", "seed", "pruning")
-    tuning = Tuning(**{"trials": 12, **{key: options.pop(key) for key in named if key in options}})
+    tuning = Tuning(**{"trials": TRIALS, **{key: options.pop(key) for key in named if key in options}})
     whose = {"measure": "top1", "study": "abc", "pair": "all", "method": "kl", **options}
     store = whose.pop("store", None) or TrialStore(None, folder)
     return Tuner(tuning, space, store=store, **whose)
@@ -67,7 +70,7 @@ def search(tuner: Tuner) -> list[tuple[dict[str, Any], float | None]]:
 def test_the_first_trial_is_the_recipe_as_written_and_the_others_lie_in_the_space(tmp_path: Path) -> None:
     made = [values for values, _ in search(make(tmp_path, recipe=RECIPE))]
     assert made[0] == {}
-    assert len(made) == 12
+    assert len(made) == TRIALS
     for values in made[1:]:
         assert list(values) == list(SPACE)
         assert 0.001 <= values["training.optimizer.lr"] <= 1
@@ -77,7 +80,7 @@ def test_the_first_trial_is_the_recipe_as_written_and_the_others_lie_in_the_spac
             assert type(number) is float
             assert number == float(f"{number:.6g}")
         assert json.loads(json.dumps(values)) == values
-    assert len({str(values) for values in made}) == 12
+    assert len({str(values) for values in made}) == TRIALS
 
 
 def test_it_searches_where_it_was_good(tmp_path: Path) -> None:
@@ -94,7 +97,7 @@ def test_a_search_that_is_killed_anywhere_goes_on_as_if_it_never_was(tmp_path: P
     whole = make(tmp_path / "whole")
     expected = search(whole)
     made = []
-    for number in range(12):
+    for number in range(TRIALS):
         tuner = make(tmp_path / "killed")  # a new process each time
         proposal = tuner.ask()
         if between == "ask":
@@ -118,8 +121,8 @@ def test_the_best_of_short_trials_go_on_and_the_others_are_pruned(tmp_path: Path
     store = TrialStore(None, tmp_path)
     tuner = make(tmp_path, pruning=PRUNING, store=store)
     search(tuner)
-    short, whole = tuner.finished[:12], tuner.finished[12:]
-    assert [trial.continues for trial in short] == [None] * 12
+    short, whole = tuner.finished[:TRIALS], tuner.finished[TRIALS:]
+    assert [trial.continues for trial in short] == [None] * TRIALS
     best = sorted((t for t in short if t.value is not None), key=lambda t: (-(t.value or 0), t.number))[:3]
     assert [(trial.continues, trial.values) for trial in whole] == [(trial.number, trial.values) for trial in best]
     # Whoever opens the database with Optuna sees them for what they are.
