@@ -458,8 +458,6 @@ def test_class_folders_of_files_that_are_no_images_by_their_names_are_named_as_s
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     for field in ("data.path", "--data"):
-        with pytest.raises(
-            BadInput, match=r"hold \.heic \(2\), \.jxl \(1\), no suffix \(1\): .*convert"
-        ) as error:
+        with pytest.raises(BadInput, match=r"hold \.heic \(2\), \.jxl \(1\), no suffix \(1\): .*convert") as error:
             detect_layout(tmp_path, field)
         assert error.value.field == field
