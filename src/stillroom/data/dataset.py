@@ -382,7 +382,7 @@ def _hash(array: npt.NDArray[Any], label: Label) -> int:
 def _changing(dataset: Any, field: str) -> BadInput:
     expected = (
         "the same image and label each time an item is read, in the same order: it is read once, which would freeze "
-        "random transforms; set augmentation instead"
+        "random transforms; take them out, and for training images set augmentation"
     )
     return BadInput(field, type(dataset).__name__, expected)
 
