@@ -4,7 +4,7 @@
 
 A round of a loop (cross-entropy and KL, teacher under ``no_grad``) makes the first twelve steps under a new audit, a
 few once it has seen enough and taken itself out, and as many without one; each step is timed. The first steps of a
-training are seen whole, later ones run networks past the tape: both are
+training are seen whole, later ones run networks past the tape, and of these some are described in full: all three are
 printed, and what 30 watched steps cost together.
 CPU time on a machine with other work varies; medians over all rounds are compared, as load touches all alike.
 """
@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from stillroom.diagnose.audit.steps import in_full
 from stillroom.diagnose.audit.watch import FIRST, WHOLE, Watch
 
 WATCHED = 30
@@ -112,6 +113,7 @@ def measure(name: str, rounds: int) -> str:
 
     alone: list[float] = []
     whole: list[float] = []
+    full: list[float] = []
     later: list[float] = []
     after: list[float] = []
     for _ in range(rounds):
@@ -119,19 +121,19 @@ def measure(name: str, rounds: int) -> str:
         watch.start(deep=True)
         watched = [step() for _ in range(FIRST - 1)]
         whole += watched[:WHOLE]
-        later += watched[WHOLE:]
+        for number, spent in enumerate(watched[WHOLE:], WHOLE):
+            (full if in_full(number) else later).append(spent)
         watch._go_light()
         for phase in watch.phases:
             watch._complete.add(phase.number)
         after += [step() for _ in range(5)]
         watch.finish()
         alone += [step() for _ in range(FIRST - 1)]
-    base, first, rest, free = (statistics.median(each) for each in (alone, whole, later, after))
-    share = (WHOLE * first + (WATCHED - WHOLE) * rest) / WATCHED / base - 1
-    return (
-        f"| {name} | {batch} | {base * 1e3:.2f} ms | {first / base - 1:+.0%} | {rest / base - 1:+.1%} "
-        f"({(rest - base) * 1e3:+.2f} ms) | {share:+.1%} | {free / base - 1:+.1%} |"
-    )
+    base, first, described, rest, free = (statistics.median(each) for each in (alone, whole, full, later, after))
+    count = sum(in_full(number) for number in range(WHOLE, WATCHED))
+    share = (WHOLE * first + count * described + (WATCHED - WHOLE - count) * rest) / WATCHED / base - 1
+    cells = [f"{each / base - 1:+.1%} ({(each - base) * 1e3:+.2f} ms)" for each in (first, described, rest)]
+    return f"| {name} | {batch} | {base * 1e3:.2f} ms | {' | '.join(cells)} | {share:+.1%} | {free / base - 1:+.1%} |"
 
 
 def main() -> None:
@@ -141,8 +143,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     lines = [
-        f"| loop | batch | a step alone | the first {WHOLE} steps | later ones | all {WATCHED} | after the audit |",
-        "|---|---|---|---|---|---|---|",
+        f"| loop | batch | a step alone | the first {WHOLE} | later, in full | others | all {WATCHED} | afterwards |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name in args.loops:
         lines.append(measure(name, args.rounds))

@@ -29,7 +29,7 @@ from typing import Any
 from stillroom.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("captum", "heif", "lightning", "onnx", "ray", "text", "timm", "torchvision", "transformers")
+EXTRAS = ("captum", "heif", "hf", "hub", "lightning", "onnx", "ray", "text", "timm", "torchvision", "transformers")
 JOBS = ("base", *EXTRAS, "lowest", "lowest torch", "python 3.12", "python 3.13", "python 3.14")
 
 RECIPE = """
@@ -55,6 +55,8 @@ USES = {
     "torchvision": "stillroom taps torchvision:resnet18",
     "captum": "python -c 'import captum'",
     "heif": "python -c 'import pillow_heif; pillow_heif.register_heif_opener()'",
+    "hf": "python -c 'import datasets'",
+    "hub": "python -c 'import huggingface_hub'",
     "text": "python -c 'from stillroom.data import tokens; import tokenizers'",
     "lightning": "python -c 'from stillroom.integrations.lightning import LightningAudit; LightningAudit()'",
     "transformers": "python -c 'from stillroom.integrations.transformers import TrainerAudit; TrainerAudit()'",

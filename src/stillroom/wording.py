@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import Any, TypeVar
 
 # Not where it is part of a name: in quotes, in a path, before or after a hyphen or an underscore.
-_IMAGE = re.compile(r"""(?<![\w\-./“"'`#])(?:([Aa])n )?([Ii])mage(s?)(?![\w\-/”"`]|\.\w|'(?=\w)(?!'s\b))""")
+_IMAGE = re.compile(r"""(?<![\w\-./“"'`#])(?:([Aa])n )?([Ii])mage(s?)(?![\w\-/”"`]|\.\w|'(?!s\b)(?=\w))""")
 _PIXELS = re.compile(r"""(?<![\w\-./“"'`#])pixels(?![\w\-/”"`]|\.\w)""")
 # What plotly takes from the user's names.
 _NAMES = frozenset({"customdata", "name", "ticktext", "legendgroup", "key"})
@@ -42,6 +42,8 @@ def of_texts(value: T) -> T:
 
     >>> of_texts("500 test images, nats an image; 'images' is a name, and the page’s address images/a.png stays")
     "500 test texts, nats a text; 'images' is a name, and the page’s address images/a.png stays"
+    >>> of_texts("an image's loss, all images' losses")
+    "a text's loss, all texts' losses"
     >>> of_texts({"title": "Images", "text": ["image"]})
     {'title': 'Texts', 'text': ['image']}
     """

@@ -127,8 +127,15 @@ def test_texts_whose_answer_changed_are_on_the_page_escaped(folder: Path, tmp_pa
     assert "&lt;script&gt;alert(0)" in page
     assert "<script>alert" not in page
     assert "Latency, 8 tokens" in page
-    explained = explain_words([tmp_path / "run"], texts=6)
+    (tmp_path / "key.txt").write_text("\n".join(sum(WORDS.values(), ())))
+    explained = explain_words([tmp_path / "run"], texts=6, mask=tmp_path / "key.txt")
     assert [each.epoch for each in explained.networks[0].checkpoints] == [0, 1]
+    # One word of each text says its class.
+    assert explained.rationales is not None
+    assert explained.rationales.words == pytest.approx(6 / sum(len(text.words) for text in explained.texts), rel=1e-5)
+    assert explained.rationales.without == 0
+    assert all(sum(text.rationale) == 1 for text in explained.texts)
+    assert [each.epoch for each in explained.networks[0].concepts] == [0, 1]
     assert explained.networks[0].checkpoints[-1].with_end.mean == 1
     with pytest.raises(BadInput, match=r"data\.source"):
         load_run(tmp_path / "run", Observer())

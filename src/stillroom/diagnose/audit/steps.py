@@ -206,6 +206,11 @@ class StepReader:
     def _pulled_targets(self, window: Window) -> list[tuple[Network, str | None]]:
         """Networks that learn and that a divergence pulls towards another, whose target they are; not the other way."""
         tape = self._tape
+        gradients = 0
+        for raw, _, _ in window.backwards:
+            gradients |= raw.gradient
+        if len({id(call.module) for call in tape.networks(gradients)}) < 2:
+            return []
 
         def networks(tensor: Tensor) -> list[nn.Module]:
             calls = (source.call for source in facts.bits(tape.bits(tensor)[1], tape.sources))

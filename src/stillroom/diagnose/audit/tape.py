@@ -283,9 +283,12 @@ class Tape(TorchFunctionMode):
     def _outputs_of_networks(self) -> list[tuple[int, weakref.ref[Tensor], tuple[Call, ...]]]:
         found = []
         for node in self.nodes:
-            calls = (node.call,) if node.call is not None else self.networks(node.sources)
+            if node.call is None and not node.sources:
+                continue
+            outputs = [t for t in node.outputs if not t.requires_grad]
+            calls = (node.call,) if node.call is not None else self.networks(node.sources) if outputs else ()
             if calls:
-                found += [(id(t), weakref.ref(t), calls) for t in node.outputs if not t.requires_grad]
+                found += [(id(t), weakref.ref(t), calls) for t in outputs]
         return found
 
     def remember(self, tensors: Iterable[Tensor], call: Call) -> None:

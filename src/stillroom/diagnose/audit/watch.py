@@ -416,7 +416,7 @@ class Watch:
             self._close_window()
 
     def _after_backward(self) -> None:
-        if not self._window.backwards:
+        if not self._window.backwards or not self._is_full():
             return
         raw, value, _ = self._window.backwards[-1]
         seen: set[int] = set()
@@ -572,6 +572,11 @@ class Watch:
                             for phase in self.phases[-1:]:
                                 phase.skipped_by_scaler += 1
                         return out
+                    if self._pauses:
+                        return original(*args, **kwargs)
+                    # What it does to gradients is no part of a loss.
+                    with self._paused():
+                        return original(*args, **kwargs)
                 return original(*args, **kwargs)
 
             return noting

@@ -344,7 +344,7 @@ def _depth_hint(run: RunData) -> str:
     """That a map could be made; empty where there is one, or nothing to make it of."""
     teacher, data = run.recipe.get("teacher"), run.recipe.get("data")
     runs_here = isinstance(teacher, dict) and teacher.get("learns") is None and teacher.get("logits") is None
-    named = isinstance(data, dict) and data.get("source") != "python"
+    named = isinstance(data, dict) and data.get("source") != "python" and not run.is_of_texts
     if run.fidelity is not None or run.teacher is None or not (run.checkpoints and runs_here and named):
         return ""
     return f"This run kept {counted(run.checkpoints, 'checkpoint')} of its student."

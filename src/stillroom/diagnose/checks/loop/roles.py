@@ -40,6 +40,8 @@ def teacher_mode(context: LoopContext) -> CheckResult:
     if not calls:
         raise Skip("No teacher was run in the watched steps; its answers are stored, or it is the student itself.")
     live = [(step, call) for step, call in calls if call.live]
+    if not context.students and any(call.gradient and not call.frozen for _, call in live):
+        raise Skip("The network that gets the gradient is held by no optimizer: it is a student that does not learn.")
     if not live:
         return CheckResult("ok", "Nothing in the teacher acted as in training.", {"calls": len(calls)})
     acting = sorted({each for _, call in live for each in call.live})
