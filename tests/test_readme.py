@@ -110,8 +110,8 @@ def test_the_recipes_of_a_page_are_valid(page: Path) -> None:
 def commands_of(page: Path) -> list[tuple[str, str]]:
     """(command, what follows) of each call of the command line in a page, in blocks and within lines."""
     text = page.read_text()
-    lines = re.findall(r"^(?:\$ )?stillroom ([a-z-]+)(.*)$", "\n".join(blocks(page, "")), re.MULTILINE)
-    return lines + re.findall(r"`stillroom ([a-z-]+)([^`\n]*)`", text)
+    lines = re.findall(r"^(?:\$ )?stillroom ([a-z][a-z-]*)(.*)$", "\n".join(blocks(page, "")), re.MULTILINE)
+    return lines + re.findall(r"`stillroom ([a-z][a-z-]*)([^`\n]*)`", text)
 
 
 def test_commands_and_options_that_the_pages_name_exist() -> None:
