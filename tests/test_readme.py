@@ -14,6 +14,7 @@ import pytest
 import typer
 import yaml
 
+from processes import fork_python
 from stillroom.cli import add_commands
 from stillroom.cli.app import app
 from stillroom.errors import BadInput
@@ -65,6 +66,7 @@ def test_the_python_of_a_page_runs(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    fork_python(monkeypatch)
     names: dict[str, object] = {}
     for block in [GIVEN.get(page.name, ""), *blocks(page, "python")]:
         # As a script has it: without this file's own future imports.
