@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-# Each worker of pytest keeps to one thread. There is one more than cores: tests also wait, for processes and browsers.
-WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+# Each worker of pytest keeps to one thread. There are two more than cores: tests also wait, for processes and browsers.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 
 .PHONY: install demo test durations lint bench docs clean
 

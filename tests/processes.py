@@ -168,12 +168,14 @@ class ForkedPython(subprocess.Popen[Any]):
 
     def _execute_child(self, *given: Any) -> None:
         args, folder, environment, pipes, new_session = given[0], given[5], given[6], given[10:16], given[21]
+        share()
+        shared = {_ADDRESS: os.environ[_ADDRESS]} if _ADDRESS in os.environ else {}
         ends = [pipes[0], pipes[3], pipes[5]]
         streams = [Connection(os.dup(end if end >= 0 else own)) for own, end in enumerate(ends)]
         begin = _Python(
             arguments=[os.fspath(each) for each in args[1:]],
             place=folder or os.getcwd(),
-            environment=dict(environment or os.environ),
+            environment={**(environment or os.environ), **shared},
             new_session=new_session,
             file_bytes=resource.getrlimit(resource.RLIMIT_FSIZE),
         )
@@ -200,7 +202,6 @@ class ForkedPython(subprocess.Popen[Any]):
 
 def fork_python(patch: pytest.MonkeyPatch) -> None:
     """Have what this process starts as ``python …`` forked, where it is ours: see :data:`_MODULES`; and scripts."""
-    share()
     real = subprocess.Popen
 
     def popen(args: Any, *more: Any, **options: Any) -> Any:

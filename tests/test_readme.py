@@ -14,6 +14,7 @@ import pytest
 import typer
 import yaml
 
+from processes import fork_python
 from stillroom.cli import add_commands
 from stillroom.cli.app import app
 from stillroom.errors import BadInput
@@ -65,6 +66,7 @@ def test_the_python_of_a_page_runs(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    fork_python(monkeypatch)
     names: dict[str, object] = {}
     for block in [GIVEN.get(page.name, ""), *blocks(page, "python")]:
         # As a script has it: without this file's own future imports.
@@ -108,8 +110,8 @@ def test_the_recipes_of_a_page_are_valid(page: Path) -> None:
 def commands_of(page: Path) -> list[tuple[str, str]]:
     """(command, what follows) of each call of the command line in a page, in blocks and within lines."""
     text = page.read_text()
-    lines = re.findall(r"^(?:\$ )?stillroom ([a-z-]+)(.*)$", "\n".join(blocks(page, "")), re.MULTILINE)
-    return lines + re.findall(r"`stillroom ([a-z-]+)([^`\n]*)`", text)
+    lines = re.findall(r"^(?:\$ )?stillroom ([a-z][a-z-]*)(.*)$", "\n".join(blocks(page, "")), re.MULTILINE)
+    return lines + re.findall(r"`stillroom ([a-z][a-z-]*)([^`\n]*)`", text)
 
 
 def test_commands_and_options_that_the_pages_name_exist() -> None:

@@ -305,7 +305,8 @@ def test_sizes_that_differ_name_the_first_two(pet_folder: Path, write_images: Wr
 @pytest.mark.parametrize("content", [b"", b"no picture", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 4\n"])
 def test_a_file_that_is_no_picture(pet_folder: Path, content: bytes, in_memory: bool) -> None:
     (pet_folder / "train" / "cat" / "04.png").write_bytes(content)
-    error = refused(pet_folder, r"a picture that can be decoded \(of no known format\)", in_memory=in_memory)
+    why = "of no known format" if content else "the file is empty"
+    error = refused(pet_folder, rf"a picture that can be decoded \({why}\)", in_memory=in_memory)
     assert error.field == "data.path"
     assert str(error.value).endswith("04.png")
 
@@ -457,8 +458,6 @@ def test_class_folders_of_files_that_are_no_images_by_their_names_are_named_as_s
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     for field in ("data.path", "--data"):
-        with pytest.raises(
-            BadInput, match=r"whose files are \.heic \(2\), \.jxl \(1\), no suffix \(1\): convert"
-        ) as error:
+        with pytest.raises(BadInput, match=r"hold \.heic \(2\), \.jxl \(1\), no suffix \(1\): .*convert") as error:
             detect_layout(tmp_path, field)
         assert error.value.field == field

@@ -144,7 +144,7 @@ def test_no_button_sends_a_plot_away(taught: Watched) -> None:
 
 
 def test_printing_draws_every_plot_and_leaves_the_theme_as_it_was(browser: Any, pages: dict[str, Path]) -> None:
-    with opened(browser, pages["taught"], dark=True) as watched:
+    with opened(browser, pages["labels"], dark=True) as watched:
         assert len(watched.page.pdf()) > 100_000
         assert watched.page.locator(".js-plotly-plot").count() == watched.page.locator("[data-plot]").count()
         assert watched.page.evaluate("document.documentElement.dataset.theme") is None

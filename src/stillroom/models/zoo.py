@@ -333,8 +333,9 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = zip((self.query, self.key, self.value), self.qkv(x).chunk(3, -1), strict=True)
-        q, k, v = (tap(part).unflatten(-1, (self.heads, -1)).transpose(1, 2) for tap, part in parts)
+        parts = self.qkv(x).chunk(3, -1)  # by number: what torch.fx follows has no length
+        taps = enumerate((self.query, self.key, self.value))
+        q, k, v = (tap(parts[at]).unflatten(-1, (self.heads, -1)).transpose(1, 2) for at, tap in taps)
         mixed = F.scaled_dot_product_attention(q, k, v)
         result: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
         return result
