@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from processes import fork_python
+from processes import fork_python  # type: ignore[import-not-found] # of tests/
 
 
 @pytest.fixture(scope="module", autouse=True)

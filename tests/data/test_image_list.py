@@ -111,7 +111,7 @@ def test_a_file_that_is_missing_is_named_or_skipped(flat: Callable[..., Path]) -
 
 def test_loose_images_are_met_with_an_offer(flat: Callable[..., Path]) -> None:
     with pytest.raises(
-        BadInput, match=r"CSV file in it .* for its 8 images: a line such as c0\.png,c .*c \(4\), d \(4\)"
+        BadInput, match=r"CSV file in it .* for its 8 images: a line such as c0\.png,c, .*c \(4\), d \(4\)"
     ):
         parse_data_argument(str(flat() / "images"))
 

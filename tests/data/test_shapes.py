@@ -114,7 +114,7 @@ def test_parts_keep_their_masks() -> None:
     config = DataConfig(source="shapes", shapes=small(), train_limit=100, holdout=0.25)
     whole = load(DataConfig(source="shapes", shapes=small(), train_limit=100)).train
     for part in (
-        *(pair := load(config)).__dict__.values(),
+        *((pair := load(config)).train, pair.test),
         whole.subset(np.array([5, 2])),
         pair.train.balanced_subset(10),
     ):

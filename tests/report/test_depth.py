@@ -183,8 +183,8 @@ def test_a_run_that_could_have_a_map_says_which_command_makes_it(run: Path) -> N
 
 @pytest.mark.parametrize(
     "change",
-    [("teacher:", "teacher: {answers: far}\nother:"), ("source: parquet", "source: python")],
-    ids=["far", "python"],
+    [("teacher:", "teacher: {learns: true}\nother:"), ("source: parquet", "source: python")],
+    ids=["peer", "python"],
 )
 def test_a_run_that_cannot_have_one_does_not(run: Path, change: tuple[str, str]) -> None:
     keep_checkpoints(run, 3)

@@ -201,7 +201,11 @@ BAD_MEANS: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = [
     ({"members": {"wide": 0}}, [{"name": "kl"}], r"members.wide: got 0"),
     ({"members": {"wide": 1}, "weights": "x"}, [{"name": "kl"}], r"members alone"),
     ({"members": {"wide": 1, "narrow": 1}}, [{"name": "kl"}, {"name": "dkd", "temperature": 1}], r"several \(1, 4\)"),
-    ({"members": {"wide": 1, "narrow": 1}}, [{"name": "feature_mse"}], r"members.*reads its features; name one"),
+    (
+        {"members": {"wide": 1, "narrow": 1}},
+        [{"name": "feature_mse"}],
+        r"members.*reads more than its logits; name one",
+    ),
 ]
 
 

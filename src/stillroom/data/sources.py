@@ -82,8 +82,8 @@ def load(config: DataConfig) -> DataPair:
     else:
         train = _read(config, config.train_split, "data.train_split", config.train_limit)
         test = _read(config, config.test_split, "data.test_split", config.test_limit)
-    whole = make_pair(train, test)
-    train, test = (_add_superclasses(config, split) for split in (whole.train, whole.test))
+    pair = make_pair(train, test)
+    train, test = (_add_superclasses(config, split) for split in (pair.train, pair.test))
     train, test = train.balanced_subset(config.train_limit), test.balanced_subset(config.test_limit)
     return _split_training(config, train, test)
 

@@ -29,6 +29,7 @@ AllowedDifference = Literal[
     "precision",
     "threads",
     "moving average",
+    "early stopping",
     "compiled",
     "cache",
     "tuning",

@@ -33,7 +33,8 @@ from stillroom.wording import counted, flat, listed, places, word
 CHECKED = (
     "recipe", "seed", "initial weights", "student", "order of images", "augmentation", "budget", "batch size",
     "micro-batches", "processes", "threads", "data", "test images", "tasks", "memory", "teacher", "cache",
-    "moving average", "compiled", "precision", "device", "versions", "tuning", "reported epoch", "reported figures",
+    "moving average", "early stopping", "compiled", "precision", "device", "versions", "tuning", "reported epoch",
+    "reported figures",
 )  # fmt: skip
 # What a seed decides is compared within the seed, versions over the whole study, all else within a pair.
 _OF_A_SEED = ("initial weights", "order of images", "tasks")
@@ -307,6 +308,7 @@ def _settings(recipe: Recipe) -> dict[str, FairnessField]:
         "batch size": FairnessField({"": recipe.data.batch_size}),
         "threads": FairnessField({"": training.threads}),
         "moving average": FairnessField({"": training.ema}),
+        "early stopping": FairnessField({"patience": training.patience}),
         "compiled": FairnessField({"": training.compile}),
         "device": FairnessField({"": training.device}),
     }

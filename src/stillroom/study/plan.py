@@ -149,8 +149,11 @@ def recipe_content(
         if budget.seconds is not None:
             length = {"epochs": None, "steps": steps or 1}
         merge(content, {"training": length})
-    for changes in (pair.set, method.set):
-        merge(content, changes)
+    for where, changes in ((f"model_pairs.{pair.name}", pair.set), (f"methods.{method.name}", method.set)):
+        try:
+            merge(content, changes)
+        except BadInput as error:
+            raise error.within(where) from None
         # A length of one's own, in whichever unit, takes the place of the budget's.
         for unit, other in (("epochs", "steps"), ("steps", "epochs")):
             if _sets(changes, f"training.{unit}"):
