@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stillroom.diagnose.audit.facts import spoken
 from stillroom.diagnose.audit.session import audit
 from stillroom.diagnose.diagnosis import Diagnosis
 from stillroom.errors import BadInput
@@ -696,6 +698,10 @@ FAULTS: dict[str, tuple[str, Callable[[], Loop]]] = {
     "divided after the softmax": ("temperature_one_sided", lambda: Loop(loss=divided_afterwards)),
     "labels of softened logits": ("temperature_one_sided", lambda: Loop(loss=divided_before)),
     "weights of [B, 1]": ("batch_split", lambda: Loop(loss=broadcast)),
+    "a row against a column": (
+        "batch_split",
+        lambda: Loop(loss=lambda loop, z, t, y: kd(z, t) + (z[:, 0] - t[:, :1]).square().mean()),
+    ),
     "clipped too early": ("clipping", lambda: Loop(step=early_clip)),
     "an optimizer of copies": (
         "student_no_gradient",
@@ -833,6 +839,9 @@ def ramped(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
 
 
 HEALTHY: dict[str, Callable[[], Loop]] = {
+    "gaps between rows": lambda: Loop(
+        loss=lambda loop, z, t, y: kd(z, t) + 0.1 * F.mse_loss(z[:, 0] - z[:, :1], t[:, 0] - t[:, :1])
+    ),
     "the labels' loss summed up": lambda: Loop(loss=summed_up),
     "a weight that is ramped up": lambda: Loop(loss=ramped, optimizer=slow),
     "a constant of the teacher and the labels": lambda: Loop(
@@ -1431,3 +1440,15 @@ def test_wrong_arguments_are_named(given: dict[str, Any]) -> None:
 def test_a_second_audit_inside_the_first_is_refused() -> None:
     with audit(), pytest.raises(BadInput, match="one audit at a time"):
         audit()
+
+
+def test_a_name_says_that_a_divergence_is_reversed(tmp_path: Path) -> None:
+    for number, (source, says) in enumerate(
+        {
+            "def reverse_kl(s, t): ...": True,
+            "for x in reversed(kl_terms): ...": False,
+            "x = reversed_kl(s, t)": True,
+        }.items()
+    ):
+        (tmp_path / f"{number}.py").write_text(source, encoding="utf-8")
+        assert ("reverse" in spoken(str(tmp_path / f"{number}.py"))) is says

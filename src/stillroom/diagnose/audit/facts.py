@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -173,6 +174,7 @@ def term(
     sources, gradient = tape.bits(tensor)
     nodes = [tape.nodes[i] for i in tape.ancestors(tensor)]
     node = loss_function(nodes)
+    spoke = named or node
     reads = any(id(given) in labels for each in nodes for given in each.inputs)
     chosen = [each for each in nodes if each.name in OF_CLASSES and tape.chosen_classes(each) is not None]
     return Term(
@@ -194,7 +196,7 @@ def term(
         else None,
         factors=summand.factors,
         chosen=next((each.overwrites for each in chosen if each.overwrites), "") if chosen else None,
-        words=spoken(named.place.file) if named is not None and named.place is not None else "",
+        words=spoken(spoke.place.file) if spoke is not None and spoke.place is not None else "",
     )
 
 
@@ -315,8 +317,10 @@ def _rows_summed(nodes: Sequence[Node]) -> float:
 
 @cache
 def spoken(file: str) -> str:
-    """What the texts and comments of a file say, a line each."""
-    return "\n".join(text for _, text in spoken_lines(source_text(file)))
+    """What the texts and comments of a file say, a line each, and names that say that a divergence is reversed."""
+    source = source_text(file)
+    names = re.findall(r"\b\w*(?:reversed?|backward)_?kl\w*", source, re.IGNORECASE)
+    return "\n".join([*(text for _, text in spoken_lines(source)), *names])
 
 
 def label_tensor(tape: Tape, nodes: Sequence[Node], rows: int, classes: int) -> tuple[Tensor | None, Tensor | None]:
@@ -549,7 +553,7 @@ def oddities(tape: Tape, raw: Raw, learners: int, teachers: int) -> list[Oddity]
             tape, node.inputs[1], node.origins[1], [(given, node.origins[0])]
         ):
             add("logits_summed", node, node.inputs[1])
-        elif node.name in _MIXES and _mixes_rows(node):
+        elif node.name in _MIXES and _mixes_rows(tape, node):
             add(
                 "rows_mixed", node, next(each for each in node.inputs if tape.bits(each)[1] & learners or each is given)
             )
@@ -623,15 +627,21 @@ def _sums_teachers(
     )
 
 
-_MIXES = frozenset(("mul", "__rmul__", "mse_loss", "l1_loss", "smooth_l1_loss"))
+_DIFFERENCES = frozenset(("sub", "__rsub__", "subtract"))
+_MIXES = frozenset(("mul", "__rmul__", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")) | _DIFFERENCES
 
 
-def _mixes_rows(node: Node) -> bool:
-    """Whether [B] and [B, 1] meet in an operation that broadcasts them to [B, B]."""
+def _mixes_rows(tape: Tape, node: Node) -> bool:
+    """Whether [B] and [B, 1] meet in an operation that broadcasts them to [B, B].
+
+    The differences of one network's rows from each other are meant.
+    """
     given = [each for each in node.inputs if each.is_floating_point()]
     if len(given) != 2 or {each.dim() for each in given} != {1, 2}:
         return False
     row, column = sorted(given, key=lambda each: each.dim())
+    if node.name in _DIFFERENCES and tape.bits(row)[0] == tape.bits(column)[0]:
+        return False
     return len(row) > 1 and column.shape == (len(row), 1)
 
 

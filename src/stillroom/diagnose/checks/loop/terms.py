@@ -425,7 +425,7 @@ def roles_swapped(context: LoopContext) -> CheckResult:
         )
     if kinds.count("reverse_kl") >= len(known):
         by_kl_div = any(term.function == "kl_div" for each in context.backwards for term in each[1].terms)
-        said = bool(re.search(r"reverse|rkl|mode.?seeking|backward kl|student\W{1,3}teacher", context.source.lower()))
+        said = bool(re.search(r"reverse|rkl|mode.?seeking|backward kl|student\W{1,5}teacher", context.source.lower()))
         verdict: Verdict = "problem" if by_kl_div and not said else "warning"
         return CheckResult(
             verdict,

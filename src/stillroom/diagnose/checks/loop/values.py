@@ -110,7 +110,7 @@ def batch_split(context: LoopContext) -> CheckResult:
             "problem",
             f"{mixed[0].function} of [B] and [B, 1] gives [B, B]: each row meets those of all other images.",
             {"losses": len(mixed)},
-            Remedy("Give both the same shape.", code="weight = weight.squeeze(1)"),
+            Remedy("Give both the same shape.", code="column = column.squeeze(1)"),
             location=most_common([each.place for each in mixed]),
         )
     if len(found) < 0.5 * losses:

@@ -633,7 +633,7 @@ class LossContext:
     def says_reverse(self) -> bool:
         """Whether the user says that the divergence is reversed on purpose."""
         names = f"{self.given.name} {documentation(self.subject)}".lower()
-        return bool(re.search(r"reverse|rkl|mode.?seeking|backward kl|student\W{1,3}teacher", names))
+        return bool(re.search(r"reverse|rkl|mode.?seeking|backward kl|student\W{1,5}teacher", names))
 
     def _part(self, side: Side, loss: LossFunction) -> float:
         """How much the gradient moves with the teacher's answer, or with the labels."""
