@@ -328,13 +328,12 @@ def _plan_lines(
     request: Request, config: DataConfig, teacher: _Teacher, costs: _Costs, plan: RunPlan, limit: float
 ) -> list[str]:
     first = f"teacher {counted(plan.teacher_epochs, 'epoch')} ({_minutes(costs.teacher_epochs(plan.teacher_epochs))}), "
-    first = first if plan.teacher_epochs else ""
+    trained = f"{first}its" if plan.teacher_epochs else "the teacher's"
     lines = [
-        f"plan: about {_minutes(plan.seconds)} on {costs.where}: {first}its answers "
+        f"plan: about {_minutes(plan.seconds)} on {costs.where}: {trained} answers "
         f"({_minutes(costs.answers(plan.student_epochs))}), student twice {counted(plan.student_epochs, 'epoch')} "
         f"({_minutes(costs.student_epochs(plan.student_epochs))})"
     ]
-    lines[0] = lines[0] if first else lines[0].replace("its answers", "the teacher's answers")
     if plan.seconds > limit > 0 and request.epochs is None:
         lines.append(
             f"that is more than {request.minutes:g} minutes (--minutes): a smaller --image-size or --teacher is faster"

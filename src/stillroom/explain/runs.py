@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -216,10 +216,7 @@ def read_masks(path: Path, test: ImageSet) -> tuple[Tensor, str]:
     Returns:
         Masks, bool [N, H, W], and what they were made of: ``masks`` or ``boxes``.
     """
-    try:
-        held = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise BadInput("--mask", str(path), f"a .npy file that can be read ({error})") from None
+    held = read_npy(path)
     count, height, width = len(test), *test.images.shape[2:]
     whole = held.dtype == np.bool_ or np.issubdtype(held.dtype, np.integer)
     if whole and held.shape == (count, 4) and held.dtype != np.bool_:
@@ -229,6 +226,14 @@ def read_masks(path: Path, test: ImageSet) -> tuple[Tensor, str]:
         expected = f"masks of 0 and 1 {[count, height, width]} or boxes, whole numbers {[count, 4]}: of the test split"
         raise BadInput("--mask", got, expected)
     return torch.from_numpy(held.astype(np.bool_)), "masks"
+
+
+def read_npy(path: Path) -> Any:
+    """The array of a mask's ``.npy`` file; BadInput where it cannot be read."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BadInput("--mask", str(path), f"a .npy file that can be read ({error})") from None
 
 
 def weight_distance_at(

@@ -27,7 +27,7 @@ from stillroom.errors import BadInput
 from stillroom.explain.explanation import THRESHOLD, late_checkpoints, published_selection
 from stillroom.explain.hypotheses import judge_hypotheses, student_half_width
 from stillroom.explain.metrics import ConceptStatistics, concept_statistics, summarise
-from stillroom.explain.runs import RunToExplain, check_seeds, load_runs, load_teacher, matched_runs
+from stillroom.explain.runs import RunToExplain, check_seeds, load_runs, load_teacher, matched_runs, read_npy
 from stillroom.models.modes import device_of, eval_mode
 from stillroom.models.prepared import PreparedModel
 from stillroom.models.reader import FEATURES, TapReader
@@ -453,10 +453,7 @@ def _words_of_line(line: str, number: int, path: Path) -> list[str]:
 
 
 def _token_masks(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    try:
-        held = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise BadInput("--mask", str(path), f"a .npy file that can be read ({error})") from None
+    held = read_npy(path)
     if held.shape != shape or not bool(np.isin(held, (0, 1)).all()):
         expected = f"0 and 1 {list(shape)}, one for each token of the test split"
         raise BadInput("--mask", f"{held.dtype} {list(held.shape)}", expected)

@@ -92,7 +92,7 @@ class TapReader:
         return read
 
     def _keep(self, name: str, tensor: Any) -> None:
-        if isinstance(tensor, tuple) and [each for each in tensor if each is not None] == [tensor[0]]:
+        if isinstance(tensor, tuple) and tensor and all(each is None for each in tensor[1:]):
             tensor = tensor[0]  # as blocks of some encoders give it, with None for attentions that nobody asked for
         if not isinstance(tensor, Tensor):
             raise RunFailed(f"tap {name!r} gives {type(tensor).__name__}, not a tensor")

@@ -139,11 +139,12 @@ class Trainer:
         # Once, as it visits every module; evaluation restores each module's mode.
         wrapped.train()
         self.runtime.observer.run_started("training", total, progress.step)
-        stream = self.loader.batches(self._requests(progress.step, progress.step if progress.stopped else total))
+        stream = self.loader.batches(self._requests(progress.step, total))
         with Interruption() as interruption, closing(stream):
             if ended is not None:
                 meter.load_state_dict(ended)
                 end_step(interruption)
+            # Resumed at the evaluation that stops it, a run draws no batch any more.
             for batch in stream if not progress.stopped else ():
                 epoch, position = divmod(progress.step, per_epoch)
                 if position == 0:

@@ -842,7 +842,7 @@ class Watch:
         if parameters <= learners:
             return False
         if any(each in self._phase_optimizers for each in optimizers):
-            # One that trained alone, as of a teacher that is warmed up, goes on beside another.
+            # One that trained alone, as of a teacher that is warmed up, goes on next to another.
             return phase.made > IN_TURNS and any(each not in self._phase_optimizers for each in optimizers)
         if phase.made <= IN_TURNS and optimizers and all(each in self._earlier_optimizers for each in optimizers):
             return False  # they step in turns, each several times

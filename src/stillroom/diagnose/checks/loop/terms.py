@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -15,7 +14,7 @@ from torch import Tensor
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.loop.context import LoopContext, most_common
 from stillroom.diagnose.checks.loop.record import Answers, ComparingTerm, Step, Term
-from stillroom.diagnose.checks.loss.context import meaning_of
+from stillroom.diagnose.checks.loss.context import meaning_of, says_reverse
 from stillroom.diagnose.checks.loss.identify import (
     FittedTerm,
     GradientSample,
@@ -425,8 +424,7 @@ def roles_swapped(context: LoopContext) -> CheckResult:
         )
     if kinds.count("reverse_kl") >= len(known):
         by_kl_div = any(term.function == "kl_div" for each in context.backwards for term in each[1].terms)
-        said = bool(re.search(r"reverse|rkl|mode.?seeking|backward kl|student\W{1,5}teacher", context.source.lower()))
-        verdict: Verdict = "problem" if by_kl_div and not said else "warning"
+        verdict: Verdict = "problem" if by_kl_div and not says_reverse(context.source) else "warning"
         return CheckResult(
             verdict,
             "The divergence is KL(student‖teacher), which seeks one mode of the teacher's answer and leaves the "

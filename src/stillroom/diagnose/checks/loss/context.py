@@ -632,8 +632,7 @@ class LossContext:
     @property
     def says_reverse(self) -> bool:
         """Whether the user says that the divergence is reversed on purpose."""
-        names = f"{self.given.name} {documentation(self.subject)}".lower()
-        return bool(re.search(r"reverse|rkl|mode.?seeking|backward kl|student\W{1,5}teacher", names))
+        return says_reverse(f"{self.given.name} {documentation(self.subject)}")
 
     def _part(self, side: Side, loss: LossFunction) -> float:
         """How much the gradient moves with the teacher's answer, or with the labels."""
@@ -779,6 +778,15 @@ def spoken_lines(source: str) -> Iterator[tuple[int, str]]:
                 yield token.start[0], f"{named.group(1).replace('-', '_') + ': ' if named else ''}{text}"
     except (tokenize.TokenError, IndentationError):
         return
+
+
+def says_reverse(text: str) -> bool:
+    """Whether words say that a divergence is reversed on purpose.
+
+    >>> says_reverse("KL(student || teacher)"), says_reverse("KL(teacher || student)")
+    (True, False)
+    """
+    return bool(re.search(r"reverse|rkl|mode.?seeking|backward kl|student\W{1,5}teacher", text.lower()))
 
 
 def meaning_of(name: str, text: str) -> tuple[Side | None, str]:

@@ -536,8 +536,8 @@ def _batch_statistics(queries: TeacherQueries, setup: TeacherSetup) -> Iterator[
 
 
 def _tokenizers(queries: TeacherQueries, setup: TeacherSetup) -> Iterator[Candidate]:
-    """The same texts by the tokenizer that lies beside the teacher's weights."""
-    tokens, path = queries.run_context.data.train.tokens, tokenizer_beside(queries.run_context.recipe.teacher)
+    """The same texts by the tokenizer that lies next to the teacher's weights."""
+    tokens, path = queries.run_context.data.train.tokens, tokenizer_of(queries.run_context.recipe.teacher)
     if tokens is not None and tokens.json and path is not None:
         yield from _rewritten(queries, setup, path.name, rewriter(tokens, read_tokenizer(path)))
 
@@ -575,8 +575,8 @@ def rewriter(
     return rewrite
 
 
-def tokenizer_beside(teacher: TeacherConfig | None) -> Path | None:
-    """The tokenizer.json that lies beside a teacher's weights, or in its folder of transformers."""
+def tokenizer_of(teacher: TeacherConfig | None) -> Path | None:
+    """The tokenizer.json that lies next to a teacher's weights, or in its folder of transformers."""
     named = [] if teacher is None or teacher.weights is None else [find_input(teacher.weights).parent]
     if teacher is not None and teacher.name.startswith("transformers:"):
         named.append(find_input(teacher.name.partition(":")[2]))

@@ -14,7 +14,7 @@ from stillroom.data.text import read_tokenizer
 from stillroom.data.tokens import Tokenization, lengths
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check, percent
 from stillroom.diagnose.checks.recipe.context import CheckContext
-from stillroom.diagnose.checks.recipe.input_repair import rewriter, tokenizer_beside
+from stillroom.diagnose.checks.recipe.input_repair import rewriter, tokenizer_of
 from stillroom.diagnose.checks.teacher_changes import GAIN, compare
 from stillroom.errors import BadInput
 from stillroom.schema.diagnosis import Remedy
@@ -33,7 +33,7 @@ _AS_DRAWN = 0.1
 
 @check(
     threshold=(
-        f"Share of the texts to which the tokenizer beside the teacher's weights gives other tokens than the data's: "
+        f"Share of the texts to which the tokenizer next to the teacher's weights gives other tokens than the data's: "
         f"warning from {OTHER_TOKENS.warning:.0%}, problem from {OTHER_TOKENS.problem:.0%}."
     ),
     source="An embedding is a table: row i means what token i meant when it was trained.",
@@ -41,20 +41,20 @@ _AS_DRAWN = 0.1
 )
 def teacher_tokenizer(context: CheckContext) -> CheckResult:
     """Whether token ids mean the words that they meant when the teacher was trained."""
-    tokens, path = _tokens(context), tokenizer_beside(context.recipe.teacher)
+    tokens, path = _tokens(context), tokenizer_of(context.recipe.teacher)
     if path is None:
-        raise Skip("No tokenizer.json lies beside the teacher's weights.")
+        raise Skip("No tokenizer.json lies next to the teacher's weights.")
     ids, its = context.sample.images, read_tokenizer(path)
     # Of pairs, and of letters that it cannot read, a tokenizer does not give again what it was made of.
     ids = ids[(rewriter(tokens, tokens.tokenizer)(ids) == ids).all(1)]
     is_same = _form(its.to_str()) == _form(tokens.json)
     if not len(ids) and not is_same:
-        raise Skip(f"{path.name} beside the teacher's weights is another tokenizer; no text can be read by both.")
+        raise Skip(f"{path.name} next to the teacher's weights is another tokenizer; no text can be read by both.")
     share = 0.0 if is_same else float((rewriter(tokens, its)(ids) != ids).any(1).double().mean())
     evidence: dict[str, Any] = {"other_tokens": share, "texts": len(ids), "tokenizer": path.name}
     if share < OTHER_TOKENS.warning:
-        return CheckResult("ok", "The tokenizer beside the teacher's weights gives the same tokens.", evidence)
-    summary = f"The tokenizer beside the teacher's weights gives {percent(share)} of {len(ids):,} texts other tokens"
+        return CheckResult("ok", "The tokenizer next to the teacher's weights gives the same tokens.", evidence)
+    summary = f"The tokenizer next to the teacher's weights gives {percent(share)} of {len(ids):,} texts other tokens"
     if (change := context.repair.change("tokenizer")) is not None:
         before, after = change.accuracy
         evidence |= {"accuracy": before, "with_its_own": after, "p": change.p}
