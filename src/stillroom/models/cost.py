@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -35,11 +35,18 @@ def multiply_adds(model: nn.Module, example: Tensor) -> int:
     >>> multiply_adds(nn.Linear(3, 2), torch.zeros(5, 3))
     6
     """
+    with count_multiply_adds(model) as counted:
+        model(example[:1])
+    return counted()
+
+
+@contextmanager
+def count_multiply_adds(model: nn.Module) -> Iterator[Callable[[], int]]:
+    """Within it, what the model has done so far; in eval mode and without gradients."""
     counter = FlopCounterMode(display=False, custom_mapping=_RECURRENT)
     # Attention in its plain form: no version or device counts the products of all its fused ones.
     with eval_mode(model), torch.no_grad(), plain_attention(), sdpa_kernel(SDPBackend.MATH), _Dispatch(counter):
-        model(example[:1])
-    return int(counter.get_total_flops()) // 2
+        yield lambda: int(counter.get_total_flops()) // 2
 
 
 def _layer_flops(inputs: Any, *weights: Any, out_val: Any = None, **_: Any) -> int:
