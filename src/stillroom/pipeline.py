@@ -327,7 +327,9 @@ class _Costs:
             for speed in (self.teacher, self.student)
             for batch in LATENCY_BATCHES
         )
-        return self.elapsed + parts + sum(timed) + _FIXED
+        # The first run looks at every image for what is wrong with the data.
+        described = (len(self.data.train.parent) + len(self.data.test)) * self.reading
+        return self.elapsed + parts + described + sum(timed) + _FIXED
 
     def _epoch(self, speed: Speed) -> float:
         measured = len(self.data.validation or self.data.test)
