@@ -159,7 +159,7 @@ def test_options_of_a_library_models_size() -> None:
 def test_weights_that_cannot_be_fetched_say_how_to_bring_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import timm
+    timm = external._import("timm", "teacher.name", "timm:resnet18")
 
     def no_network(name: str, **options: Any) -> None:
         raise OSError(f"{name}: no route to host, {options['pretrained']}")
@@ -177,7 +177,7 @@ def test_weights_that_cannot_be_fetched_say_how_to_bring_them(
 def test_a_recipe_may_ask_for_published_weights_which_are_fetched_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import timm
+    timm = external._import("timm", "teacher.name", "timm:resnet18")
 
     asked = []
     make = timm.create_model

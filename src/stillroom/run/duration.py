@@ -81,8 +81,8 @@ def measure_speed(
             few = prepared.inputs(data.images[:_IMAGES])
             found = _seconds(partial(work, few), device) / len(few)
             if len(few) < batch and found * batch <= patience:
-                # All alike: time does not depend on what is in them.
-                whole = few[:1].expand(batch, *few.shape[1:]).contiguous(memory_format=torch.preserve_format)
+                # The same ones again, without reading more; torch.cat keeps their memory layout.
+                whole = torch.cat([few] * math.ceil(batch / len(few)))[:batch]
                 found = _seconds(partial(work, whole), device, repeats=1) / batch
             return found
 
