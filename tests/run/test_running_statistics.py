@@ -55,7 +55,7 @@ def test_modes_and_momenta_are_as_before() -> None:
     net = Net()
     net[0].eval()
     recompute_statistics(net, ["0"], [torch.randn(4, 1, 8, 8)])
-    assert not net[0].training and net[2].training and net[0].momentum == 0.01
+    assert (net[0].training, net[2].training, net[0].momentum) == (False, True, 0.01)
     assert not moving_norms(net)
 
 

@@ -36,7 +36,7 @@ def fresh_momentum(model: nn.Module) -> float | None:
     momenta = [
         norm.momentum
         for norm in moving_norms(model).values()
-        if norm.momentum is not None and not norm.running_mean.any() and bool((norm.running_var == 1).all())
+        if norm.momentum is not None and norm.running_mean is not None and not bool(norm.running_mean.any())
     ]
     return min(momenta, default=None)
 
