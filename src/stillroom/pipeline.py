@@ -105,7 +105,7 @@ def run_request(request: Request, out: Path, observer: Observer, say: Callable[[
     momenta = _try_models(request, config, data.train)
     config, data = _with_validation(request, config, data, say)
     teacher = _teacher(request, data, weights)
-    plan = _plan(request, config, data, teacher, out, began, say)
+    plan = _plan(request, config, data, teacher, momenta, out, began, say)
     recipes = {
         name: _with_statistics(recipe, len(data.train), momenta, say)
         for name, recipe in _recipes(request, config, data, teacher, plan, out, observer, say).items()
@@ -275,6 +275,7 @@ def _plan(
     config: DataConfig,
     data: DataPair,
     teacher: _Teacher,
+    momenta: Mapping[str, float | None],
     out: Path,
     began: float,
     say: Callable[[str], None],
@@ -287,9 +288,8 @@ def _plan(
     example = _recipe(request, config, "", {"name": request.student})
     training, augmentation, train = example.training, example.data.augmentation, data.train
     reading = measure_reading(train, augmentation, training)
-    timed = partial(
-        measure_speed, batch=min(example.data.batch_size, len(train)), patience=_CALIBRATION * 60 * request.minutes
-    )
+    batch = example.data.batch_size
+    timed = partial(measure_speed, batch=min(batch, len(train)), patience=_CALIBRATION * 60 * request.minutes)
     learner = timed(example.student, train, training, "student", learns=True)
     large = timed(teacher.config, train, training, "teacher", learns=teacher.learns)
     device = resolve_device(training.device)
@@ -297,7 +297,19 @@ def _plan(
     where = counted(count, "CPU thread") if device.type == "cpu" else str(device)
     fits = teacher.learns and teacher.has_weights
     elapsed = time.perf_counter() - began
-    costs = _Costs(data, augmentation.different_views, reading, large, learner, fits, where, count, elapsed)
+    costs = _Costs(
+        data,
+        augmentation.different_views,
+        reading,
+        large,
+        learner,
+        {"teacher": None if teacher.has_weights else momenta[request.teacher], "student": momenta[request.student]},
+        batch,
+        fits,
+        where,
+        count,
+        elapsed,
+    )
     least = 0 if costs.fits and train.task == "single_label" else 1
     if not teacher.learns:
         choices = [(0, epochs) for epochs in range(_EPOCHS, 0, -1)]
@@ -336,6 +348,8 @@ class _Costs:
     reading: float  # and augmenting an image
     teacher: Speed
     student: Speed
+    momenta: Mapping[str, float | None]  # of both models' fresh batch norms
+    batch: int
     fits: bool  # whether the teacher's last layer is fitted first
     where: str  # what it is measured on
     threads: int
@@ -343,7 +357,8 @@ class _Costs:
 
     def teacher_epochs(self, epochs: int) -> float:
         fitted = self.fits * len(self.data.train) * self.teacher.answer
-        return fitted + epochs * self._epoch(self.teacher) + bool(epochs) * len(self.data.test) * self.teacher.answer
+        tested = bool(epochs) * len(self.data.test) * self.teacher.answer
+        return fitted + self._training("teacher", self.teacher, epochs) + tested
 
     def answers(self, epochs: int) -> float:
         views = min(self.views or epochs, epochs)
@@ -351,7 +366,7 @@ class _Costs:
         return images * self.teacher.answer + views * len(self.data.train.parent) * self.reading
 
     def student_epochs(self, epochs: int) -> float:
-        return 2 * (epochs * self._epoch(self.student) + len(self.data.test) * self.student.answer)
+        return 2 * (self._training("student", self.student, epochs) + len(self.data.test) * self.student.answer)
 
     def seconds(self, teacher_epochs: int, student_epochs: int) -> float:
         parts = self.teacher_epochs(teacher_epochs) + self.answers(student_epochs) + self.student_epochs(student_epochs)
@@ -365,9 +380,14 @@ class _Costs:
         described = (len(self.data.train.parent) + len(self.data.test)) * self.reading
         return self.elapsed + parts + described + sum(timed) + _FIXED
 
-    def _epoch(self, speed: Speed) -> float:
+    def _training(self, which: str, speed: Speed, epochs: int) -> float:
+        """All epochs, with an evaluation after each, before which running statistics may be computed anew."""
+        images = len(self.data.train)
+        steps = epochs * max(images // self.batch, 1)
+        anew = starting_share(self.momenta[which], steps) >= STARTING.warning
+        seen = min(_STATISTICS_BATCHES * self.batch, images) * (speed.answer + self.reading) if anew else 0.0
         measured = len(self.data.validation or self.data.test)
-        return len(self.data.train) * (speed.learn + self.reading) + measured * speed.answer
+        return epochs * (images * (speed.learn + self.reading) + seen + measured * speed.answer)
 
 
 def _plan_lines(
