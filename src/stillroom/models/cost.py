@@ -51,12 +51,12 @@ def count_multiply_adds(model: nn.Module) -> Iterator[Callable[[], int]]:
 
 def _layer_flops(inputs: Any, *weights: Any, out_val: Any = None, **_: Any) -> int:
     """A layer of an LSTM in one direction, by oneDNN: each of its matrices meets each step of each sequence."""
-    return 2 * math.prod(inputs.shape[:-1]) * sum(each.numel() for each in weights[:2])
+    return int(2 * math.prod(inputs.shape[:-1]) * sum(each.numel() for each in weights[:2]))
 
 
 def _network_flops(inputs: Any, weights: Any, *_: Any, out_val: Any = None, **__: Any) -> int:
     """All layers and directions, by cuDNN; inputs of [T, B, D], or of packed sequences [ΣT, D]."""
-    return 2 * math.prod(inputs.shape[:-1]) * sum(each.numel() for each in weights if each.dim() > 1)
+    return int(2 * math.prod(inputs.shape[:-1]) * sum(each.numel() for each in weights if each.dim() > 1))
 
 
 # Whole recurrent layers that are one operation, which torch's counter takes for none.
