@@ -64,6 +64,10 @@ def test_a_folder_of_photos_becomes_a_student_and_its_recipe_makes_it_again(
     assert "What to try next" in page
     assert "Latency was not measured" not in page
     assert "plan: about" in printed.err
+    # No step to speak of goes into the statistics of the teacher's batch norms; the student has none.
+    assert "training.recompute_batch_norm=50" in printed.err
+    recipes = [(out / name / "recipe.yaml").read_text() for name in ("teacher", "distilled")]
+    assert ["recompute_batch_norm: 50" in each for each in recipes] == [True, False]
     assert found["distilled"]["hashes"] == found["labels"]["hashes"], "an equal comparison"
     assert len((out / "distilled" / "metrics.jsonl").read_text().splitlines()) > 1, "the override holds"
     assert run(["distill", str(out / "distilled" / "recipe.yaml"), "--out", str(tmp_path / "again")]) == 0

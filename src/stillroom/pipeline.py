@@ -20,12 +20,15 @@ from stillroom.data.images import DataPair
 from stillroom.data.parquet import parquet_splits
 from stillroom.data.reading import list_folder
 from stillroom.data.sources import detect_layout, load, parse_data_argument, take_validation
+from stillroom.diagnose.checks.running_statistics import STARTING
 from stillroom.errors import BadInput
 from stillroom.files import CHECKSUMS, is_partial, write_bytes
 from stillroom.losses.registry import default_losses
 from stillroom.models.config import ModelConfig
 from stillroom.models.external import default_image_size, is_external, pretrained_state
+from stillroom.models.modes import train_mode
 from stillroom.models.registry import brings_weights
+from stillroom.models.running_statistics import fresh_momentum, starting_share
 from stillroom.observer import Observer
 from stillroom.recipe import Recipe, apply_override, parse_recipe
 from stillroom.report.run.page import write_report
@@ -46,6 +49,8 @@ PAGE, PRETRAINED, STARTED = "report.html", "pretrained.safetensors", "teacher-st
 # images of each class on.
 _HELD_OUT, _VALIDATION, _LEAST_OF_A_CLASS = 0.2, 0.1, 10
 _EPOCHS = 10
+# Batches that running statistics are averages of.
+_STATISTICS_BATCHES = 50
 # Side of images for models of our own, which take any.
 _OWN_SIZE = 64
 _TITLES = {
@@ -97,11 +102,14 @@ def run_request(request: Request, out: Path, observer: Observer, say: Callable[[
             write_bytes(Path(weights), safetensors.torch.save(state), checksum=True)
     # Read once for all runs; the overrides hold for what is read, too.
     data = load(_recipe(request, config, "", {"name": request.student}).data)
-    _try_models(request, config, data.train)
+    momenta = _try_models(request, config, data.train)
     config, data = _with_validation(request, config, data, say)
     teacher = _teacher(request, data, weights)
     plan = _plan(request, config, data, teacher, out, began, say)
-    recipes = _recipes(request, config, data, teacher, plan, out, observer, say)
+    recipes = {
+        name: _with_statistics(recipe, len(data.train), momenta, say)
+        for name, recipe in _recipes(request, config, data, teacher, plan, out, observer, say).items()
+    }
     finished: dict[str, Finished] = {}
     for place, (name, recipe) in enumerate(recipes.items(), start=1):
         say(f"{place}/{len(recipes)}  {_TITLES[name]}")
@@ -123,16 +131,42 @@ def run_request(request: Request, out: Path, observer: Observer, say: Callable[[
     }
 
 
-def _try_models(request: Request, config: DataConfig, facts: InputFacts) -> None:
-    """Make each model once: a misspelt student is not to be found when its teacher has been trained."""
+def _try_models(request: Request, config: DataConfig, facts: InputFacts) -> dict[str, float | None]:
+    """Make each model once: a misspelt student is not to be found when its teacher has been trained.
+
+    Returns:
+        The smallest momentum of each model's batch norms.
+    """
+    momenta = {}
     for option, name in (("--teacher", request.teacher), ("--student", request.student)):
         try:
             with torch.random.fork_rng(devices=[]):
-                build_model(_recipe(request, config, "", {"name": name}).student, facts, "student")
+                model = build_model(_recipe(request, config, "", {"name": name}).student, facts, "student")
+            with train_mode(model):
+                momenta[name] = fresh_momentum(model)
         except BadInput as error:
             if error.field == "student.name":
                 raise BadInput(option, error.value, error.expected) from None
             raise
+    return momenta
+
+
+def _with_statistics(
+    recipe: Recipe, images: int, momenta: Mapping[str, float | None], say: Callable[[str], None]
+) -> Recipe:
+    """The recipe, with the running statistics of batch norms computed anew where it is too short for them."""
+    student, training = recipe.student, recipe.training
+    steps = training.total_steps(max(images // recipe.data.batch_size, 1))
+    momentum = None if student.weights is not None else momenta.get(student.name)
+    if training.recompute_batch_norm is not None or starting_share(momentum, steps) < STARTING.warning:
+        return recipe
+    say(
+        f"{student.name} has batch norms of momentum {momentum:g}: {counted(steps, 'step')} leave their statistics at "
+        f"{starting_share(momentum, steps):.0%} of their starting values, so they are computed anew before each "
+        f"evaluation (training.recompute_batch_norm={_STATISTICS_BATCHES})"
+    )
+    training = training.model_copy(update={"recompute_batch_norm": _STATISTICS_BATCHES})
+    return recipe.model_copy(update={"training": training})
 
 
 def _data(request: Request, say: Callable[[str], None]) -> DataConfig:
