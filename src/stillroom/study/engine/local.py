@@ -55,9 +55,11 @@ class LocalEngine(Engine):
         """Start as many workers as there are jobs for: each takes seconds to import PyTorch, where it is no copy."""
         if self._fork:
             importlib.import_module(_JOBS_MODULE)
-        for slot in range(min(self.slots, jobs)):
-            if slot not in self._workers:
-                self._workers[slot] = self._start(slot, fork=self._fork)
+        new = [slot for slot in range(min(self.slots, jobs)) if slot not in self._workers]
+        # All of them before there is a thread for any.
+        self._workers |= {slot: self._start(slot, fork=self._fork) for slot in new}
+        for slot in new:
+            self._workers[slot].process.listen()
 
     def submit(self, job: Job) -> None:
         """Give the job to a worker that has none."""
@@ -65,6 +67,7 @@ class LocalEngine(Engine):
         worker = self._workers.get(slot)
         if worker is None or not worker.process.alive:
             worker = self._workers[slot] = self._start(slot)
+            worker.process.listen()
         worker.job, worker.since = job, time.perf_counter()
         worker.process.send(job.as_dict())
 

@@ -64,7 +64,11 @@ class WorkerProcess:
         self._input = self._process.stdin
         self._on_message = on_message
         self._reader = threading.Thread(target=self._read, daemon=True, name=f"stillroom-{module}")
+
+    def listen(self) -> WorkerProcess:
+        """Begin to report what it sends, from a thread: to be called when no other is to be forked from here."""
         self._reader.start()
+        return self
 
     @property
     def pid(self) -> int:
@@ -99,7 +103,8 @@ class WorkerProcess:
             self._process.kill()
             self._process.wait()
         self.close_input()
-        self._reader.join(1.0)
+        if self._reader.ident is not None:
+            self._reader.join(1.0)
 
     def describe_end(self) -> str:
         """How a process that is gone came to its end, in words."""
@@ -138,13 +143,15 @@ class _ForkedProcess:
         os.close(answers[1])
         self.stdin, self.stdout = os.fdopen(jobs[1], "wb"), os.fdopen(answers[0], "rb")
         self._code: int | None = None
+        self._lock = threading.Lock()
 
     def poll(self) -> int | None:
         """The exit code, as Popen has it; None while it runs."""
-        if self._code is None:
-            ended, status = os.waitpid(self.pid, os.WNOHANG)
-            self._code = os.waitstatus_to_exitcode(status) if ended else None
-        return self._code
+        with self._lock:  # of two threads only one would be told
+            if self._code is None:
+                ended, status = os.waitpid(self.pid, os.WNOHANG)
+                self._code = os.waitstatus_to_exitcode(status) if ended else None
+            return self._code
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit code; TimeoutExpired where it runs still after so many seconds."""

@@ -50,7 +50,7 @@ class RayEngine(Engine):
         folder.mkdir(parents=True, exist_ok=True)
         self._client = WorkerProcess(
             _CLIENT_MODULE, folder / "state" / "logs" / "ray.log", self._environment(), self._receive
-        )
+        ).listen()
         try:
             cpus = slots * threads if slots is not None and self._address is None else None
             plan = {"address": self._address, "cpus": cpus, "folder": str(folder), "patience": patience}
