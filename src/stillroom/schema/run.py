@@ -295,7 +295,7 @@ PLAN = "plan.json"
 
 
 class RunPlan(JsonFile):
-    """``plan.json`` of `stillroom distill --data`: the epochs that fit into the minutes, and how long that takes."""
+    """``plan.json`` of `stillroom distill --data`: the epochs that fit into the minutes, and how long all takes."""
 
     teacher_epochs: Count
     student_epochs: PositiveCount
