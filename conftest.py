@@ -51,15 +51,28 @@ DURATIONS = Path(__file__).parent / "tests" / "durations.json"
 _measured: dict[str, float] = collections.defaultdict(float)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--workers", type=int, default=0, metavar="N", help="run the tests in so many processes")
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+    if config.getoption("workers"):
         import processes
 
         processes.share()
 
 
-def pytest_unconfigure(config: pytest.Config) -> None:
-    if "processes" in sys.modules and not hasattr(config, "workerinput"):
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    count = session.config.getoption("workers")
+    if not count or session.config.option.collectonly or session.testsfailed:
+        return None
+    import workers
+
+    return workers.run(session, count)
+
+
+def pytest_unconfigure() -> None:
+    if "processes" in sys.modules:
         sys.modules["processes"].end()
 
 
@@ -86,7 +99,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish() -> None:
-    if "STILLROOM_WRITE_DURATIONS" in os.environ and "PYTEST_XDIST_WORKER" not in os.environ:
+    if "STILLROOM_WRITE_DURATIONS" in os.environ:
         long = {name: round(took) for name, took in sorted(_measured.items(), key=lambda each: -each[1]) if took >= 1}
         DURATIONS.write_text(json.dumps(long, indent=1) + "\n", encoding="utf-8")
 

@@ -56,15 +56,16 @@ def end() -> None:
         _SERVER._stop()
 
 
-def _join() -> None:
-    """Use the one of the process that started this one."""
-    if _ADDRESS in os.environ and _SERVER._forkserver_pid is None:
+def join() -> None:
+    """Use the one of the process that started or forked this one."""
+    if _ADDRESS in os.environ:
+        _SERVER._forkserver_pid = None
         _SERVER._forkserver_address = os.environ[_ADDRESS]
         _SERVER._forkserver_alive_fd = os.open(os.devnull, os.O_RDONLY)  # it lives as long as who started it
         _SERVER.ensure_running = resource_tracker.ensure_running
 
 
-_join()
+join()
 
 
 def _started(work: Callable[..., None], *given: object) -> Any:
@@ -266,7 +267,7 @@ def _settle(begin: _Begin | _Python) -> None:
     os.environ.clear()
     os.environ.update(begin.environment)
     os.fsync = os.fstat  # type: ignore[assignment]  # as in the tests, nothing waits for the disk
-    _join()
+    join()
     fork_python(pytest.MonkeyPatch())
 
 

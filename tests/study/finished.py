@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from stillroom.study.collect import collect
 from stillroom.study.config import Study, parse_study
 from stillroom.study.equality import inequalities
 from stillroom.study.plan import StudyFolder, StudyPlan, plan_of
+from workers import shared_folder
 
 KL = [{"name": "cross_entropy", "weight": 0.5}, {"name": "kl", "weight": 0.5}]
 MSE = [{"name": "cross_entropy", "weight": 0.5}, {"name": "logit_mse", "weight": 0.5}]
@@ -110,8 +110,7 @@ class Made:
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """The folder is that of all workers of pytest: several files of tests make the same studies."""
-    base = tmp_path_factory.getbasetemp()
-    return Made((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made")
+    return Made(shared_folder(tmp_path_factory) / "made")
 
 
 def edit(path: Path, change: Callable[[Row], object]) -> None:
