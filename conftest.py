@@ -64,7 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
     count = session.config.getoption("workers")
-    if not count or session.config.option.collectonly or session.testsfailed:
+    if not count:
         return None
     import workers
 

@@ -31,8 +31,14 @@ def shared_folder(factory: pytest.TempPathFactory) -> Path:
     return base.parent if _NUMBER in os.environ else base
 
 
-def run(session: pytest.Session, count: int) -> bool:
-    """Run all tests of a session: a worker that has nothing to do gets the next file, or all that open a browser."""
+def run(session: pytest.Session, count: int) -> bool | None:
+    """Run all tests of a session: a worker that has nothing to do gets the next file, or all that open a browser.
+
+    Returns:
+        None where there is nothing to run, which is pytest's own to report.
+    """
+    if session.config.option.collectonly or session.testsfailed:
+        return None
     files = [item.nodeid.split("::")[0] for item in session.items]
     in_browser = {file for file, item in zip(files, session.items, strict=True) if item.get_closest_marker("browser")}
     groups: dict[str, list[int]] = {}
@@ -138,6 +144,7 @@ class _Sender:
     def __init__(self, config: pytest.Config, connection: Connection) -> None:
         self._config = config
         self._connection = connection
+        self.registered = False  # where it registers, it gets the warnings so far, which are known
 
     def pytest_runtest_logfinish(self) -> None:
         self._connection.send(("finish", None))
@@ -147,7 +154,7 @@ class _Sender:
         self._connection.send(("report", data))
 
     def pytest_warning_recorded(self, warning_message: warnings.WarningMessage, when: str, nodeid: str) -> None:
-        if when != "runtest":  # the process that collected has it
+        if not self.registered:
             return
         category = warning_message.category
         try:
@@ -192,7 +199,9 @@ def _settle(config: pytest.Config, connection: Connection, number: int) -> None:
     os.environ[_NUMBER] = str(number)
     processes.join()
     config.pluginmanager.unregister(name="terminalreporter")
-    config.pluginmanager.register(_Sender(config, connection))
+    sender = _Sender(config, connection)
+    config.pluginmanager.register(sender)
+    sender.registered = True
     capture = config.pluginmanager.getplugin("capturemanager")
     assert capture is not None
     capture.stop_global_capturing()
