@@ -32,7 +32,8 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
         *("stillroom.cli.app", "stillroom.run.run", "stillroom.continual.run", "scipy.cluster.hierarchy"),
-        *("stillroom.study.compare", "stillroom.study.engine.jobs", "pytest"),
+        *("stillroom.study.compare", "stillroom.study.engine.jobs", "stillroom.study.results", "pytest"),
+        *("stillroom.report.run.page", "stillroom.report.study.page", "stillroom.diagnose.diagnosis"),
     ]
 )
 _SERVER: Any = forkserver._forkserver  # type: ignore[attr-defined]
