@@ -379,6 +379,7 @@ def workplace(content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     content["data"] |= {"train_limit": None, "augmentation": {"pad_crop": 1, "views": 4}}
     content["training"]["epochs"] = 4
+    content["student"] = {"name": "mlp", "options": {"hidden": [8]}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
     return tmp_path
 
