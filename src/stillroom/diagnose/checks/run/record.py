@@ -32,6 +32,7 @@ from stillroom.schema.run import (
     SUMMARY,
     TIMING,
     WEIGHT_DISTANCE,
+    BatchNormSummary,
     DataQuality,
     LossSummary,
     MetricsLine,
@@ -109,6 +110,7 @@ class RunRecord:
     teacher_measures: MultiLabelMeasures | RegressionMeasures | None = None
     quality: DataQuality | None = None  # copies among the images, sizes of the classes; None of a run that did not end
     is_of_texts: bool = False  # whether the data are texts, not images
+    batch_norm: BatchNormSummary | None = None  # where few batches went into the running statistics
 
     @property
     def steps(self) -> int:
@@ -294,6 +296,7 @@ def read_run(path: Path) -> RunRecord:
         events=tuple(event.event for event in read_timing(path / TIMING)),
         terms=summary.losses if summary is not None and len(summary.losses) == len(recipe.losses) else (),
         quality=summary.data.quality if summary is not None else None,
+        batch_norm=summary.batch_norm if summary is not None else None,
         is_of_texts=recipe.data.source == "text" or (summary is not None and summary.data.vocabulary is not None),
         identity=_identity(summary) if summary is not None else None,
         task=recipe.data.task or "single_label",
