@@ -316,7 +316,7 @@ def _be_python(begin: _Python, streams: Sequence[Connection]) -> None:
         stream.close()
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     _settle(begin)
-    resource.setrlimit(resource.RLIMIT_FSIZE, begin.file_bytes)
+    _limit_files(begin.file_bytes)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     arguments = [*begin.arguments]
     sys.path[:0] = [path for path in begin.environment.get("PYTHONPATH", "").split(os.pathsep) if path]
@@ -334,11 +334,17 @@ def _be_python(begin: _Python, streams: Sequence[Connection]) -> None:
         runpy.run_path(arguments[0], run_name="__main__")
 
 
+def _limit_files(file_bytes: tuple[int, int]) -> None:
+    """Let no file grow beyond so many bytes; Python would keep half of a module that it compiled."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, file_bytes)
+    sys.dont_write_bytecode = file_bytes[0] != resource.RLIM_INFINITY
+
+
 def _befall(fate: Fate) -> None:
     for number in fate.ignored:
         signal.signal(number, signal.SIG_IGN)
     if fate.file_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (fate.file_bytes, fate.file_bytes))
+        _limit_files((fate.file_bytes, fate.file_bytes))
     real = os.replace
 
     def replace(*given: object) -> None:
