@@ -337,7 +337,7 @@ def _be_python(begin: _Python, streams: Sequence[Connection]) -> None:
 def _limit_files(file_bytes: tuple[int, int]) -> None:
     """Let no file grow beyond so many bytes; Python would keep half of a module that it compiled."""
     resource.setrlimit(resource.RLIMIT_FSIZE, file_bytes)
-    sys.dont_write_bytecode = file_bytes[0] != resource.RLIM_INFINITY
+    sys.dont_write_bytecode |= file_bytes[0] != resource.RLIM_INFINITY
 
 
 def _befall(fate: Fate) -> None:
