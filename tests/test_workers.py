@@ -70,6 +70,15 @@ def test_each_outcome_is_reported_and_a_death_costs_one_test(tmp_path: Path) -> 
     assert log.count("ends") == log.count("begins") - 3
 
 
+def test_a_failure_that_ends_the_session_lets_the_other_worker_tear_down(tmp_path: Path) -> None:
+    waits = "import time\ndef test_waits(number):\n    time.sleep(60)\n"
+    fails = "import time\ndef test_fails():\n    time.sleep(2)\n    assert False\n"
+    for name, text in (("a", waits), ("b", fails)):
+        (tmp_path / f"test_{name}.py").write_text(text)
+    assert "1 failed" in pytest_of(tmp_path, "-x")
+    assert (tmp_path / "temporary" / "log").read_text().split() == ["begins", "ends"]
+
+
 @pytest.mark.parametrize(("options", "ran"), [(["-x"], "1 failed"), (["--collect-only"], "2 tests collected")])
 def test_the_options_of_pytest_hold(tmp_path: Path, options: list[str], ran: str) -> None:
     (tmp_path / "test_a.py").write_text("def test_a():\n    assert False\ndef test_b():\n    assert False\n")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import time
 import traceback
 import warnings
 from collections import deque
@@ -131,11 +132,17 @@ class _Pool:
         self.start()
 
     def end(self) -> None:
+        """Interrupt the workers, which then tear down what they have set up; kill those that do not end."""
         for connection, worker in self._workers.items():
             connection.close()
             with suppress(ProcessLookupError):
-                os.kill(worker.pid, signal.SIGKILL)
-            os.waitpid(worker.pid, 0)
+                os.kill(worker.pid, signal.SIGINT)
+        deadline = time.monotonic() + 30
+        for worker in self._workers.values():
+            while os.waitpid(worker.pid, os.WNOHANG)[0] == 0:
+                if time.monotonic() > deadline:
+                    os.kill(worker.pid, signal.SIGKILL)
+                time.sleep(0.02)
 
 
 class _Sender:
@@ -181,6 +188,8 @@ def _serve(session: pytest.Session, connection: Connection, number: int) -> None
     except BaseException:
         with suppress(OSError):
             connection.send(("error", traceback.format_exc()))
+        with suppress(BaseException):
+            session._setupstate.teardown_exact(None)
     finally:
         os._exit(code)
 
