@@ -49,6 +49,21 @@ def test_comes_after(number):
     pass
 """
 
+WAITS = """
+import time
+
+def test_waits(number):
+    time.sleep(600)
+"""
+FAILS = """
+import pathlib, time
+
+def test_fails(log=pathlib.Path("{log}")):
+    while not log.exists() or not log.read_text():
+        time.sleep(0.01)
+    assert False
+"""
+
 
 def pytest_of(folder: Path, *options: str) -> str:
     (folder / "conftest.py").write_text(CONFTEST)
@@ -71,12 +86,11 @@ def test_each_outcome_is_reported_and_a_death_costs_one_test(tmp_path: Path) -> 
 
 
 def test_a_failure_that_ends_the_session_lets_the_other_worker_tear_down(tmp_path: Path) -> None:
-    waits = "import time\ndef test_waits(number):\n    time.sleep(60)\n"
-    fails = "import time\ndef test_fails():\n    time.sleep(2)\n    assert False\n"
-    for name, text in (("a", waits), ("b", fails)):
-        (tmp_path / f"test_{name}.py").write_text(text)
+    log = tmp_path / "temporary" / "log"
+    (tmp_path / "test_a.py").write_text(WAITS)
+    (tmp_path / "test_b.py").write_text(FAILS.format(log=log))
     assert "1 failed" in pytest_of(tmp_path, "-x")
-    assert (tmp_path / "temporary" / "log").read_text().split() == ["begins", "ends"]
+    assert log.read_text().split() == ["begins", "ends"]
 
 
 @pytest.mark.parametrize(("options", "ran"), [(["-x"], "1 failed"), (["--collect-only"], "2 tests collected")])
