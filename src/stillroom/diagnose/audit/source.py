@@ -200,6 +200,120 @@ def _value(node: ast.expr, frame: Any) -> Any:
     return None
 
 
+# Calls that cut a number to a whole one.
+_CUTS = frozenset(("int", "round", "floor", "trunc", "floor_divide"))
+
+
+def truncated_weight(frame: Any) -> str:
+    """The expression that cuts a factor of the line that a frame stands at to a whole number, where the factor is 0.
+
+    The factor's names are followed through assignments, properties and functions of the user's files. Empty where
+    nothing cuts it: a constant, a weight that begins at 0, steps of a fixed number of epochs (``epoch // 10``).
+    """
+    file, line = frame.f_code.co_filename, frame.f_lineno
+    tree = _tree(file)
+    if tree is None:
+        return ""
+    statements = [
+        node for node in ast.walk(tree) if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or 0)
+    ]
+    statement = min(statements, key=lambda node: (node.end_lineno or 0) - node.lineno, default=None)
+    if statement is None:
+        return ""
+    factors: list[ast.expr] = []
+    for node in ast.walk(statement):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+            factors += [each for each in (node.left, node.right) if not isinstance(each, ast.BinOp)]
+        elif isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Mult):
+            factors.append(node.value)
+    for factor in factors:
+        value = _value(factor, frame)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(factor, ast.Constant) or (value is not None and not (number and value == 0)):
+            continue
+        trees = [tree, *(other for each in ast.walk(factor) if (other := _defined_in(each, frame)) is not None)]
+        found = _cutting(trees, factor)
+        if found is not None:
+            return ast.unparse(found)
+    return ""
+
+
+def _defined_in(node: ast.AST, frame: Any) -> ast.Module | None:
+    """The file that defines a property or a function that an expression names."""
+    function: Any = None
+    if isinstance(node, ast.Attribute):
+        owner = _value(node.value, frame)
+        function = getattr(type(owner), "__dict__", {}).get(node.attr) if owner is not None else None
+        function = getattr(function, "fget", function)
+    elif isinstance(node, ast.Name):
+        function = frame.f_locals.get(node.id, frame.f_globals.get(node.id))
+        function = function if hasattr(function, "__code__") else None
+    code = getattr(function, "__code__", None)
+    return _tree(code.co_filename) if code is not None and code.co_filename.endswith(".py") else None
+
+
+def _cutting(trees: list[ast.Module], expression: ast.expr, depth: int = 4) -> ast.expr | None:
+    """The first operation that cuts a number, in an expression or in what defines the names in it."""
+    todo: list[tuple[ast.AST, int]] = [(expression, depth)]
+    seen: set[tuple[str, bool]] = set()
+    while todo:
+        node, left = todo.pop(0)
+        for each in ast.walk(node):
+            if _cuts(each):
+                return each  # type: ignore[return-value]
+        if left:
+            names = set(_names(node))
+            todo += [
+                (each, left - 1) for name in sorted(names - seen) for tree in trees for each in _definitions(tree, name)
+            ]
+            seen |= names
+    return None
+
+
+def _names(node: ast.AST) -> Iterator[tuple[str, bool]]:
+    """The variables and attributes (then with True) whose values an expression takes, not the owners of these."""
+    if isinstance(node, ast.Attribute):
+        yield node.attr, True
+    elif isinstance(node, ast.Name):
+        yield node.id, False
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(node, ast.Attribute) and isinstance(child, ast.Name | ast.Attribute)):
+            yield from _names(child)
+
+
+def _cuts(node: ast.AST) -> bool:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.FloorDiv):
+        return not isinstance(node.right, ast.Constant)
+    if not isinstance(node, ast.Call) or not node.args:
+        return False
+    name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+    inner = ast.walk(node.args[0])
+    parts = [isinstance(each, ast.Call) or isinstance(getattr(each, "op", None), ast.Div) for each in inner]
+    return name in _CUTS and any(parts)
+
+
+def _definitions(tree: ast.Module, named: tuple[str, bool]) -> Iterator[ast.AST]:
+    """What a name is assigned, what a function of that name computes, and what is handed to a parameter of it."""
+    name, is_attribute = named
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign) and node.value is not None:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(name == getattr(each, "attr" if is_attribute else "id", None) for each in targets):
+                yield node.value
+        elif isinstance(node, ast.FunctionDef) and node.name == name:
+            yield from (each for each in ast.walk(node) if isinstance(each, ast.Return | ast.Assign))
+        elif isinstance(node, ast.FunctionDef) and not is_attribute:
+            places = [each.arg for each in node.args.args]
+            if name not in places:
+                continue
+            offset = places.index(name)
+            for call in (each for each in ast.walk(tree) if isinstance(each, ast.Call)):
+                if node.name in (getattr(call.func, "id", None), getattr(call.func, "attr", None)):
+                    own = offset - (places[0] == "self" and isinstance(call.func, ast.Attribute))
+                    yield from call.args[own : own + 1]
+                    yield from (each.value for each in call.keywords if each.arg == name)
+
+
 def only_steps(file: str, lines: frozenset[int]) -> bool:
     """Whether all ``.step(…)`` of a file stand at these lines; false where it cannot be read, or one is elsewhere."""
     tree = _tree(file)
