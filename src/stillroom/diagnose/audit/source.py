@@ -6,6 +6,7 @@ import ast
 import io
 import re
 import tokenize
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -202,6 +203,8 @@ def _value(node: ast.expr, frame: Any) -> Any:
 
 # Calls that cut a number to a whole one.
 _CUTS = frozenset(("int", "round", "floor", "trunc", "floor_divide"))
+# Definitions that are looked at for one factor.
+_MOST_DEFINITIONS = 200
 
 
 def truncated_weight(frame: Any) -> str:
@@ -214,28 +217,33 @@ def truncated_weight(frame: Any) -> str:
     tree = _tree(file)
     if tree is None:
         return ""
-    statements = [
-        node for node in ast.walk(tree) if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or 0)
-    ]
-    statement = min(statements, key=lambda node: (node.end_lineno or 0) - node.lineno, default=None)
-    if statement is None:
-        return ""
-    factors: list[ast.expr] = []
-    for node in ast.walk(statement):
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-            factors += [each for each in (node.left, node.right) if not isinstance(each, ast.BinOp)]
-        elif isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Mult):
-            factors.append(node.value)
-    for factor in factors:
+    for factor in _factors(tree, line):
         value = _value(factor, frame)
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if isinstance(factor, ast.Constant) or (value is not None and not (number and value == 0)):
             continue
-        trees = [tree, *(other for each in ast.walk(factor) if (other := _defined_in(each, frame)) is not None)]
-        found = _cutting(trees, factor)
+        others = (_defined_in(each, frame) for each in ast.walk(factor))
+        found = _cutting(tuple(dict.fromkeys([tree, *(each for each in others if each is not None)])), factor)
         if found is not None:
             return ast.unparse(found)
     return ""
+
+
+@cache
+def _factors(tree: ast.Module, line: int) -> tuple[ast.expr, ...]:
+    """What the statement at a line multiplies."""
+    statements = [
+        node for node in ast.walk(tree) if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or 0)
+    ]
+    if not statements:
+        return ()
+    found: list[ast.expr] = []
+    for node in ast.walk(min(statements, key=lambda node: (node.end_lineno or 0) - node.lineno)):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+            found += [each for each in (node.left, node.right) if not isinstance(each, ast.BinOp)]
+        elif isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Mult):
+            found.append(node.value)
+    return tuple(found)
 
 
 def _defined_in(node: ast.AST, frame: Any) -> ast.Module | None:
@@ -252,20 +260,22 @@ def _defined_in(node: ast.AST, frame: Any) -> ast.Module | None:
     return _tree(code.co_filename) if code is not None and code.co_filename.endswith(".py") else None
 
 
-def _cutting(trees: list[ast.Module], expression: ast.expr, depth: int = 4) -> ast.expr | None:
+@cache
+def _cutting(trees: tuple[ast.Module, ...], expression: ast.expr, depth: int = 4) -> ast.expr | None:
     """The first operation that cuts a number, in an expression or in what defines the names in it."""
     todo: list[tuple[ast.AST, int]] = [(expression, depth)]
     seen: set[tuple[str, bool]] = set()
-    while todo:
+    for _ in range(_MOST_DEFINITIONS):
+        if not todo:
+            break
         node, left = todo.pop(0)
         for each in ast.walk(node):
             if _cuts(each):
                 return each  # type: ignore[return-value]
         if left:
             names = set(_names(node))
-            todo += [
-                (each, left - 1) for name in sorted(names - seen) for tree in trees for each in _definitions(tree, name)
-            ]
+            new = [(tree, name) for name in sorted(names - seen) for tree in trees]
+            todo += [(each, left - 1) for tree, name in new for each in _definitions(tree).get(name, ())]
             seen |= names
     return None
 
@@ -292,26 +302,40 @@ def _cuts(node: ast.AST) -> bool:
     return name in _CUTS and any(parts)
 
 
-def _definitions(tree: ast.Module, named: tuple[str, bool]) -> Iterator[ast.AST]:
-    """What a name is assigned, what a function of that name computes, and what is handed to a parameter of it."""
-    name, is_attribute = named
+@cache
+def _definitions(tree: ast.Module) -> Mapping[tuple[str, bool], list[ast.AST]]:
+    """By the name of a variable, or of an attribute: what it is assigned, what a function of that name computes, and
+    what is handed to a parameter of it.
+    """
+    found: dict[tuple[str, bool], list[ast.AST]] = defaultdict(list)
+    handed: dict[str, list[ast.Call]] = defaultdict(list)
+    functions: list[ast.FunctionDef] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign) and node.value is not None:
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            if any(name == getattr(each, "attr" if is_attribute else "id", None) for each in targets):
-                yield node.value
-        elif isinstance(node, ast.FunctionDef) and node.name == name:
-            yield from (each for each in ast.walk(node) if isinstance(each, ast.Return | ast.Assign))
-        elif isinstance(node, ast.FunctionDef) and not is_attribute:
-            places = [each.arg for each in node.args.args]
-            if name not in places:
-                continue
-            offset = places.index(name)
-            for call in (each for each in ast.walk(tree) if isinstance(each, ast.Call)):
-                if node.name in (getattr(call.func, "id", None), getattr(call.func, "attr", None)):
-                    own = offset - (places[0] == "self" and isinstance(call.func, ast.Attribute))
-                    yield from call.args[own : own + 1]
-                    yield from (each.value for each in call.keywords if each.arg == name)
+            for each in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                if isinstance(each, ast.Name | ast.Attribute):
+                    found[_named(each), isinstance(each, ast.Attribute)].append(node.value)
+        elif isinstance(node, ast.FunctionDef):
+            functions.append(node)
+            own = [each for each in ast.walk(node) if isinstance(each, ast.Return | ast.Assign)]
+            for is_attribute in (False, True):
+                found[node.name, is_attribute] += own
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+            handed[_named(node.func)].append(node)
+    for function in functions:
+        places = [each.arg for each in function.args.args]
+        for call in handed[function.name]:
+            bound = places[:1] == ["self"] and isinstance(call.func, ast.Attribute)
+            for name, value in zip(places[bound:], call.args, strict=False):
+                found[name, False].append(value)
+            for keyword in call.keywords:
+                if keyword.arg in places:
+                    found[keyword.arg, False].append(keyword.value)
+    return found
+
+
+def _named(node: ast.Name | ast.Attribute) -> str:
+    return node.id if isinstance(node, ast.Name) else node.attr
 
 
 def only_steps(file: str, lines: frozenset[int]) -> bool:

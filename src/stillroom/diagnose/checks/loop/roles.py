@@ -16,7 +16,9 @@ from stillroom.diagnose.checks.loss.words import textbook_kl
 from stillroom.schema.diagnosis import Remedy, Verdict
 
 FROZEN = Limits(0.02, 0.1, "Layers are frozen where they were trained before.")
-STALE = Limits(0.1, 0.4, "In standard deviations of a channel; within a batch or two it is less than 0.1.")
+STALE = Limits(
+    0.05, 0.2, "Standard deviations of a channel, after a dozen steps; those of a trained one stay within 0.05."
+)
 Calls = Sequence[tuple[Step, CallFacts]]
 OPTIMIZER_LINE = "optimizer = Optimizer(student.parameters(), lr=…)"
 FOREIGN = Limits(0.1, 0.5, "At a half of the squared norm, the student's clipped gradient is 30% smaller than meant.")
