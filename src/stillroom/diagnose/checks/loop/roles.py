@@ -483,7 +483,8 @@ def teacher_unused(context: LoopContext) -> CheckResult:
         terms = [term for step in heard for backward in step.backwards for term in backward.terms if term.teacher]
         if terms and all(term.weight == 0 for term in terms):
             return _without_weight(context, terms, len(heard))
-        if terms and not any(term.reads_student for term in terms):
+        learns = any(term.student for step in heard for backward in step.backwards for term in backward.terms)
+        if terms and learns and not any(term.reads_student for term in terms):
             return CheckResult(
                 "problem",
                 f"The teacher's term is a constant in {_of(len(heard), len(steps))}: it is computed from the teacher's "
