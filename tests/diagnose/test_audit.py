@@ -1653,7 +1653,7 @@ FORMS: dict[str, tuple[Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], Any, A
     for form, make, net, losses in (
         (
             "sequences",
-            lambda x, y: (x.unflatten(0, (5, 4)), y.unflatten(0, (5, 4))),
+            lambda x, y: (x.unflatten(0, (10, 2)), y.unflatten(0, (10, 2))),
             lambda: nn.Linear(8, CLASSES),
             (lambda z, t, y: sequence(z, t, y, -1), lambda z, t, y: sequence(z, t, y, 1)),
         ),

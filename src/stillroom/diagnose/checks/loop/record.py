@@ -342,11 +342,11 @@ class Phase:
 
     @property
     def untrained_copy(self) -> Network | None:
-        """A teacher that is the student as it was drawn, and that has not moved in the watched steps."""
+        """A teacher from the first step on that is the student as it was drawn, and that has not moved since."""
         heard = [call for step in self.steps for call in step.calls if call.reaches_loss and call.network.fresh]
         shapes = {call.network.shape for call in heard if call.role == "student" and call.held}
         teachers = [call for call in heard if call.role == "teacher" and not call.held and call.network.shape in shapes]
-        same = len({(call.network, call.version) for call in teachers}) == 1
+        same = len({(call.network, call.version) for call in teachers}) == 1 and teachers[0] in self.steps[0].calls
         return teachers[0].network if same and not any(call.live for call in teachers) else None
 
     @property
