@@ -753,7 +753,7 @@ def _mixes_rows(tape: Tape, raw: Raw, node: Node) -> str:
     if row.dim() == 1 and column.dim() == 2 and len(row) > 1 and column.shape == (len(row), 1):
         return "rows_mixed"
     try:
-        shape = torch.broadcast_shapes(row.shape, column.shape)
+        shape = torch.broadcast_shapes(row.shape, column.shape)  # type: ignore[no-untyped-call]
     except RuntimeError:
         return ""
     if len(row) == len(column) > 1 and math.prod(shape) > max(row.numel(), column.numel()):
@@ -846,12 +846,13 @@ def _wrong_dim(tape: Tape, raw: Raw, node: Node, given: Tensor, dim: int) -> str
         return "softmax_over_positions" if given.dim() == 3 and len(places) == 1 and dim != places[0] else ""
     index = tape.origin(given)
     while index is not None and tape.nodes[index].name in ("div", "true_divide", "mul", "float", "to", "contiguous"):
-        index = tape.nodes[index].origins[0][0] if tape.nodes[index].origins[0] is not None else None
+        before = tape.nodes[index].origins[0]
+        index = before[0] if before is not None else None
     made = tape.nodes[index] if index is not None else None
     if made is None or made.name not in ("view", "reshape") or dim != given.dim() - 1 or made.inputs[0].dim() != 4:
         return ""
-    before = tape.origin(made.inputs[0])
-    direct = before is not None and tape.nodes[before].call is not None
+    giver = tape.origin(made.inputs[0])
+    direct = giver is not None and tape.nodes[giver].call is not None
     classes_first = made.inputs[0].shape[1] == given.shape[-1] != made.inputs[0].shape[-1]
     return "classes_scrambled" if direct and classes_first else ""
 

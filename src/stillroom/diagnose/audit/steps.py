@@ -238,10 +238,8 @@ class StepReader:
         }
         if tensor.shape not in shapes:
             # Of answers to a whole data set, loaded from a file, the rows of a batch are picked.
-            rows = (
-                each.outputs[0].shape for each in self._tape.nodes if each.name in PICKS and each.inputs[0] is tensor
-            )
-            if not any(each in shapes for each in rows):
+            picks = (each for each in self._tape.nodes if each.name in PICKS and each.inputs[0] is tensor)
+            if not any(each.outputs[0].shape in shapes for each in picks):
                 return False
         rows = tensor.detach().reshape(-1, tensor.shape[-1])[:64].float()
         if facts._simplex(rows):

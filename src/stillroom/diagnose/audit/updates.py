@@ -163,7 +163,7 @@ class Follower:
             if length and float((change - share * towards).norm()) > 0.05 * length:
                 return None
             shares.append(share if length else 0.0)
-        return Averaging(*shares, stale=self._stale())
+        return Averaging(shares[0], shares[1], self._stale())
 
 
 def _is_tracked(module: nn.Module) -> bool:
