@@ -69,7 +69,7 @@ def prepare_model(
         logits = prepared.try_on(data.images[:2])
     except Exception as error:
         shape, dtype = "×".join(map(str, data.images.shape[1:])), str(data.images.dtype).removeprefix("torch.")
-        kind = f"{data.unit} of {shape}" + ("" if dtype in ("uint8", "float32") else f", {dtype}")
+        kind = f"{data.unit.many} of {shape}" + ("" if dtype in ("uint8", "float32") else f", {dtype}")
         expected = f"a model that takes {kind}; it raised {format_error(error)}"
         raise BadInput(field, config.name, expected) from None
     if not isinstance(logits, Tensor) or logits.dim() != 2:

@@ -33,6 +33,7 @@ from stillroom.schema.run import (
     check_finished,
     read_timing,
 )
+from stillroom.wording import IMAGES, TEXTS, Unit
 
 Row = dict[str, Any]
 
@@ -67,9 +68,9 @@ class RunData:
         return self.summary.name
 
     @property
-    def is_of_texts(self) -> bool:
-        """Whether its data are texts."""
-        return self.summary.data.vocabulary is not None
+    def unit(self) -> Unit:
+        """What a sample of its data is called."""
+        return IMAGES if self.summary.data.vocabulary is None else TEXTS
 
     @property
     def student(self) -> ModelScores:

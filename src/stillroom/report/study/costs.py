@@ -69,20 +69,20 @@ KINDS = (
     CostKind(
         "teacher_answers",
         "Teacher passes",
-        "images",
+        "$images",
         whole,
-        "Images that a run itself gave the teacher, median over the seeds; cached outputs were computed once, when the "
-        "cache was built.",
+        "$Images that a run itself gave the teacher, median over the seeds; cached outputs were computed once, when "
+        "the cache was built.",
     ),
     CostKind("parameters", "Parameters", "numbers", scaled, "Trainable weights of the student."),
-    CostKind("multiply_adds", "Multiply-adds", "for one image", scaled, "Of the student, for one image."),
+    CostKind("multiply_adds", "Multiply-adds", "for one $image", scaled, "Of the student, for one $image."),
     CostKind("peak_memory_mb", "Peak memory", "MB", _megabytes, "Median over the seeds.", ",~g", is_measured=True),
 )
 # The table's columns: title, key, how numbers are written.
 COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("Training", "training_seconds", seconds),
     ("Evaluation", "evaluation_seconds", seconds),
-    ("Images a second", "images_per_second", whole),
+    ("$Images a second", "images_per_second", whole),
     ("Teacher passes", "teacher_answers", whole),
     ("Peak memory", "peak_memory_mb", _megabytes),
     ("Parameters", "parameters", scaled),
@@ -169,7 +169,7 @@ def cost_notes(study: StudyResults, costs: StudyCosts) -> tuple[str, ...]:
         where = f" on {pair.name}" if len(study.model_pairs) > 1 else ""
         cache = costs.caches.get(pair.name)
         if cache is not None:
-            built = f"{whole(cache.answers)} images, {seconds(cache.seconds)}"
+            built = f"{whole(cache.answers)} $images, {seconds(cache.seconds)}"
             notes.append(f"The teacher’s cache{where}: {built}, once for all.")
         trials = [
             f"{name} {seconds(spent.seconds)} ({counted(spent.count, 'trial')})"

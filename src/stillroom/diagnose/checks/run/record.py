@@ -43,6 +43,7 @@ from stillroom.schema.run import (
     read_timing,
 )
 from stillroom.tasks import Task
+from stillroom.wording import IMAGES, TEXTS, Unit
 
 # Student's t at 95% by the number of runs, of the spread of that many.
 _T95 = {2: 12.7, 3: 4.3, 4: 3.2, 5: 2.8}
@@ -108,7 +109,7 @@ class RunRecord:
     # The teacher's measures of multi-label or regression data.
     teacher_measures: MultiLabelMeasures | RegressionMeasures | None = None
     quality: DataQuality | None = None  # copies among the images, sizes of the classes; None of a run that did not end
-    is_of_texts: bool = False  # whether the data are texts, not images
+    unit: Unit = IMAGES  # what a sample of the data is called
 
     @property
     def steps(self) -> int:
@@ -294,7 +295,7 @@ def read_run(path: Path) -> RunRecord:
         events=tuple(event.event for event in read_timing(path / TIMING)),
         terms=summary.losses if summary is not None and len(summary.losses) == len(recipe.losses) else (),
         quality=summary.data.quality if summary is not None else None,
-        is_of_texts=recipe.data.source == "text" or (summary is not None and summary.data.vocabulary is not None),
+        unit=TEXTS if recipe.data.source == "text" or (summary is not None and summary.data.vocabulary) else IMAGES,
         identity=_identity(summary) if summary is not None else None,
         task=recipe.data.task or "single_label",
         teacher_measures=teacher.measures if teacher is not None else None,
