@@ -16,7 +16,7 @@ from stillroom.report.charts import (
     axis,
     band,
     escaped,
-    layout,
+    figure_of,
     line,
     rounded,
 )
@@ -63,14 +63,12 @@ def accuracy_figure(lines: Sequence[AccuracyLine]) -> Figure:
             tasks = [float(task) for task in range(1, len(each.low) + 1)]
             traces.append(band(tasks, each.low, each.high, each.colour, each.group))
         traces.append(_line_trace(each, len(lines) - place))
-    return {
-        "data": traces,
-        "layout": layout(
-            xaxis=_tasks_axis(max((len(each.mean) for each in lines), default=1)),
-            yaxis=axis("mean accuracy on the tasks so far, %", rangemode="tozero"),
-            hovermode="x unified" if len(lines) <= 6 else "closest",
-        ),
-    }
+    return figure_of(
+        traces,
+        _tasks_axis(max((len(each.mean) for each in lines), default=1)),
+        axis("mean accuracy on the tasks so far, %", rangemode="tozero"),
+        hovermode="x unified" if len(lines) <= 6 else "closest",
+    )
 
 
 def balance_figure(
@@ -88,12 +86,8 @@ def balance_figure(
         line(tasks, values, name, colour, mode="lines+markers", hovertemplate="%{y:.1f}%", line={"dash": dash})
         for name, values, colour, dash in shown
     ]
-    return {
-        "data": traces,
-        "layout": layout(
-            xaxis=_tasks_axis(len(new)), yaxis=axis("% of test $images", range=[0, 103]), hovermode="x unified"
-        ),
-    }
+    y = axis("% of test $images", range=[0, 103])
+    return figure_of(traces, _tasks_axis(len(new)), y, hovermode="x unified")
 
 
 def heat_map(title: str, matrix: Sequence[Sequence[float]]) -> Values:

@@ -19,7 +19,7 @@ from stillroom.report.charts import (
     Figure,
     axis,
     escaped,
-    layout,
+    figure_of,
     level,
     line,
     lying_bars,
@@ -242,15 +242,13 @@ def reliability(found: Sequence[ModelCalibration]) -> Chart:
                 "hovertemplate": "%{customdata:,} $images, %{y:.1%}",
             }
         )
-    figure = {
-        "data": traces,
-        "layout": layout(
-            xaxis=axis("confidence of the prediction", range=[0, 1.005], tickformat=".0%", dtick=0.25, anchor="y2"),
-            yaxis=axis("share that is right", range=[-0.03, 1.03], tickformat=".0%", domain=[0.34, 1]),
-            yaxis2=axis("$images", domain=[0, 0.24], tickformat=".0%", nticks=3, zeroline=True),
-            bargap=0.15,
-        ),
-    }
+    figure = figure_of(
+        traces,
+        axis("confidence of the prediction", range=[0, 1.005], tickformat=".0%", dtick=0.25, anchor="y2"),
+        axis("share that is right", range=[-0.03, 1.03], tickformat=".0%", domain=[0.34, 1]),
+        yaxis2=axis("$images", domain=[0, 0.24], tickformat=".0%", nticks=3, zeroline=True),
+        bargap=0.15,
+    )
     words = " ".join(_calibration_words(one.name, one.bins) for one in found)
     few = any(0 < count < FEW for one in found for count in one.bins.counts)
     hollow = f" Hollow points hold fewer than {FEW} $images and may be chance." if few else ""
@@ -338,7 +336,7 @@ def class_changes(rows: Sequence[ClassRow], teacher: str) -> Chart:
     )
     title = f"student − {teacher}, points" if compared else "accuracy of the class, %"
     x = axis(title, range=ends, fixedrange=True, zeroline=True)
-    figure = {"data": [bars], "layout": layout(xaxis=x, yaxis=names, bargap=0.28)}
+    figure = figure_of([bars], x, names, bargap=0.28)
     heading = "Change by class" if compared else "Accuracy by class"
     height = 70 + (26 if len(shown) > 12 else 36) * len(shown)
     return Chart("classes", heading, _class_words(ordered, some, compared), height, figure)

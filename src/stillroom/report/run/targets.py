@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from stillroom.report.blocks import Tile, Values
-from stillroom.report.charts import LIGHT, Chart, Figure, axis, escaped, layout, line, rounded
+from stillroom.report.charts import LIGHT, Chart, Figure, axis, escaped, figure_of, line, rounded
 from stillroom.report.formats import DASH, decimal, scaled, signed, whole
 from stillroom.report.run import words
 from stillroom.report.run.charts import Member, css_dash, curve_charts
@@ -196,10 +196,7 @@ def _scatter(held: Predictions | None) -> list[Chart]:
             "marker": {"color": LIGHT["student"], "size": 5, "opacity": 0.6},
             "hovertemplate": "true %{x}, student %{y}",
         }
-        figure = {
-            "data": [diagonal, dots],
-            "layout": layout(xaxis=axis("true value"), yaxis=axis("student"), hovermode="closest"),
-        }
+        figure = figure_of([diagonal, dots], axis("true value"), axis("student"), hovermode="closest")
         text = f"{whole(len(rows))} test $images; on the dotted line the student is exact."
         charts.append(Chart(f"target-{place}", escaped(name), text, 300, figure))
     return charts

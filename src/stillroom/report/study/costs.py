@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean, median
 
 from stillroom.report.blocks import Values
-from stillroom.report.charts import LIGHT, Chart, Figure, axis, error_bars, escaped, layout, rounded, value_range
+from stillroom.report.charts import LIGHT, Chart, Figure, axis, error_bars, escaped, figure_of, rounded, value_range
 from stillroom.report.formats import DASH, amount, scaled, short, three_digits, whole
 from stillroom.report.study.charts import Range, Styles
 from stillroom.schema.study import COST, CellKey, CostRow, MeasureInfo, PairInfo, StudyResults, read_costs
@@ -335,11 +335,10 @@ def _chart(
     y = axis(f"{study.measure.label}, {study.measure.place}", range=list(y_range))
     traces = [_steps(best, x_range[1]), _dots(study.measure, kind, points, best, styles, names)]
     heading = f"{study.measure.heading} against {kind.title.lower()}"
-    figure = {"data": traces, "layout": layout(xaxis=x, yaxis=y)}
     words = _words(study, kind, best, absent)
     if noise:
         words += f" Runs of one method differ by up to {kind.written(noise)}; costs closer than that count as the same."
-    return Chart(key, heading, words, 400, figure)
+    return Chart(key, heading, words, 400, figure_of(traces, x, y))
 
 
 def _steps(best: Sequence[CostPoint], beyond: float) -> Figure:
