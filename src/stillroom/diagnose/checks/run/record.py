@@ -18,12 +18,11 @@ from stillroom.run.records import load_run_recipe
 from stillroom.schema.base import read_jsonl, read_optional
 from stillroom.schema.measures import MultiLabelMeasures, RegressionMeasures
 from stillroom.schema.predictions import (
-    PREDICTIONS,
     ImageScores,
     Predictions,
     margin_of_counts,
     paired_margin,
-    read_predictions,
+    read_run_predictions,
     score_images,
 )
 from stillroom.schema.run import (
@@ -268,15 +267,6 @@ def read_run(path: Path) -> RunRecord:
         for line in metrics
     ]
     is_distilled = any(is_custom(term) or loss_class(term).requires.teacher for term in recipe.losses)
-    predictions = None
-    if summary is not None and (path / PREDICTIONS).is_file():
-        predictions = read_predictions(
-            path / PREDICTIONS,
-            count=summary.count,
-            classes=summary.data.classes,
-            reference=summary.reference,
-            task=summary.task,
-        )
     teacher = None if summary is None else _fixed_teacher(summary, recipe)
     return RunRecord(
         path=path,
@@ -289,7 +279,7 @@ def read_run(path: Path) -> RunRecord:
         is_distilled=summary.distilled if summary is not None else is_distilled,
         classes=summary.data.classes if summary is not None else None,
         side=min(summary.data.shape[1:]) if summary is not None and len(summary.data.shape) == 3 else None,
-        predictions=predictions,
+        predictions=read_run_predictions(path, summary) if summary is not None else None,
         rescaling=tuple(read_jsonl(RescalingEpoch, path / RESCALING, skip_damaged=not finished)),
         weight_distance=tuple(read_jsonl(WeightDistanceLine, path / WEIGHT_DISTANCE, skip_damaged=not finished)),
         events=tuple(event.event for event in read_timing(path / TIMING)),
