@@ -153,11 +153,17 @@ class Finding:
         """The same with what a sample of the data is called filled into its sentences."""
         remedy = self.remedy and replace(self.remedy, words=unit.fill(self.remedy.words))
         plots = tuple(
-            replace(each, **{name: unit.fill(getattr(each, name)) for name in ("title", "x_label", "y_label")})
+            replace(each, title=unit.fill(each.title), x_label=unit.fill(each.x_label), y_label=unit.fill(each.y_label))
             for each in self.plots
         )
-        sentences = {name: unit.fill(getattr(self, name)) for name in ("summary", "threshold", "title")}
-        return replace(self, remedy=remedy, plots=plots, **sentences)
+        return replace(
+            self,
+            summary=unit.fill(self.summary),
+            threshold=unit.fill(self.threshold),
+            title=unit.fill(self.title),
+            remedy=remedy,
+            plots=plots,
+        )
 
 
 class RemedyScore(JsonObject):
