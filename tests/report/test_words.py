@@ -101,7 +101,7 @@ def test_costs_that_were_not_measured_are_left_out(run: RunData) -> None:
 def test_without_a_teacher(run: RunData) -> None:
     assert headline(alone(run)) == (
         "The student reaches 84.3% top-1 (8,430 of 10,000 test $images) with 78.0 k parameters and 12.5 M "
-        "multiply-adds an image; it had no teacher to compare with."
+        "multiply-adds $an_image; it had no teacher to compare with."
     )
 
 
