@@ -52,6 +52,7 @@ _OPTION_CHECKS: tuple[Check[CheckContext], ...] = (
     loss_balance.loss_balance,
     training.learning_rate,
     training.budget,
+    training.student_statistics,
     training.regularisation,
 )
 CHECKS: tuple[Check[CheckContext], ...] = (

@@ -24,6 +24,7 @@ from stillroom.tasks import Task
 CHECKS: tuple[Check[RunRecord], ...] = (
     training.unfinished,
     *data_checks(require_quality),
+    training.student_statistics,
     training.diverged,
     training.over_regularising,
     training.under_training,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -89,6 +90,15 @@ def unbroken(text: str) -> Markup:
     return Markup(str(escape(text)).replace("top-1", '<span class="unbroken">top-1</span>'))
 
 
+def breakable(text: str) -> Markup:
+    """A name, escaped, that may be broken between its parts, so that a column need not be as wide as all of it.
+
+    >>> print(breakable("timm:resnet_18<"))
+    timm:<wbr>resnet_<wbr>18&lt;
+    """
+    return Markup(re.sub(r"([:_./-])(?=\w)", r"\1<wbr>", str(escape(text))))
+
+
 def with_code(text: str) -> Markup:
     """A text, escaped, with what stands between backticks as code.
 
@@ -117,7 +127,13 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"unbroken": unbroken, "short": short, "with_code": with_code, "numbers": plot_numbers}
+    environment.filters |= {
+        "unbroken": unbroken,
+        "breakable": breakable,
+        "short": short,
+        "with_code": with_code,
+        "numbers": plot_numbers,
+    }
     return environment
 
 

@@ -284,11 +284,18 @@ class TrainedPartSummary(JsonObject):
     of: Count
 
 
+class BatchNormSummary(JsonObject):
+    """Running statistics that began with a mean of 0 and a variance of 1."""
+
+    momentum: float = Field(description="The smallest of the student's batch norms.")
+    batches: Count = Field(description="Training batches that went into them.")
+
+
 PLAN = "plan.json"
 
 
 class RunPlan(JsonFile):
-    """``plan.json`` of `stillroom distill --data`: the epochs that fit into the minutes, and how long that takes."""
+    """``plan.json`` of `stillroom distill --data`: the epochs that fit into the minutes, and how long all takes."""
 
     teacher_epochs: Count
     student_epochs: PositiveCount
@@ -337,6 +344,9 @@ class RunSummary(JsonFile):
     custom: dict[str, str] | None = Field(None, description="Classes of the user's own optimizer and scheduler.")
     stopped: StoppedEarly | None = Field(None, description="Where `training.patience` ended it before its last epoch.")
     trained: TrainedPartSummary | None = Field(None, description="Where `training.train_only` trained a part alone.")
+    batch_norm: BatchNormSummary | None = Field(
+        None, description="Where so few batches went into the running statistics that they hold their starting values."
+    )
     device: str
     precision: str
     threads: PositiveCount

@@ -103,6 +103,13 @@ class TrainingConfig(Config):
         description="Modules of the student that are trained, by name, such as linear or layer3.*; the others are "
         "frozen: their weights and running statistics stay as they are. Left out: all are trained.",
     )
+    recompute_batch_norm: int | None = Field(
+        None,
+        ge=1,
+        description="Before each evaluation compute the running means and variances of the student's batch norms anew, "
+        "as averages over so many training batches (50 are plenty). In a short run the running averages still hold "
+        "their starting values.",
+    )
     clip_norm: float | None = Field(None, gt=0, description="Clip the gradient's global L2 norm to this.")
     accumulate: int = Field(
         1, ge=1, description="Split each batch into this many micro-batches, one step for all of them."
@@ -147,7 +154,7 @@ class TrainingConfig(Config):
     def _only_where_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Recipes without them stay what they were, to their bytes and their hash.
         written: dict[str, Any] = handler(self)
-        optional = ("patience", "train_only")
+        optional = ("patience", "train_only", "recompute_batch_norm")
         return {key: value for key, value in written.items() if key not in optional or value is not None}
 
     @model_validator(mode="after")

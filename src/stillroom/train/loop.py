@@ -17,6 +17,7 @@ from stillroom.data.loader import Batch, BatchLoader, BatchSampler, Request
 from stillroom.errors import BadInput, OutOfMemory, shorten
 from stillroom.files import canonical_json, digest
 from stillroom.memory import Snapshot, is_out_of_memory, release_memory
+from stillroom.models.running_statistics import moving_norms, recompute_statistics
 from stillroom.models.weights import save_weights
 from stillroom.randomness import derive_seed
 from stillroom.runtime import Runtime
@@ -300,6 +301,7 @@ class Trainer:
     ) -> dict[str, float]:
         """Evaluate on the validation images, or else on the test split, and on this at the end; its figures then."""
         step, best, waited, stops = progress.step, progress.best, 0, False
+        self._recompute_statistics(kept, step, per_epoch, interruption)
         if self.validate is not None:
             found = self._evaluate_on("validation", self.validate, kept, step, per_epoch, interruption)
             if self.config.patience is not None:
@@ -320,6 +322,24 @@ class Trainer:
                 "the last weights are kept"
             )
         return figures
+
+    def _recompute_statistics(self, kept: nn.Module, step: int, per_epoch: int, interruption: Interruption) -> None:
+        """Those of the model's batch norms, on the last epoch's first batches, where the recipe says so."""
+        count = self.config.recompute_batch_norm
+        names = list(moving_norms(self.step.student)) if count is not None else []
+        if count is None or not names:
+            return
+        epoch = (step - 1) // per_epoch
+        rows = (self.sampler.indices(epoch, position) for position in range(min(count, per_epoch)))
+        view = view_of(epoch, self.loader.augmentation)
+        stream = self.loader.batches((self.runtime.processes.shard(each), view) for each in rows)
+        with (
+            interruption.immediate(),
+            self.runtime.clock.phase("evaluation"),
+            closing(stream),
+            autocast(self.runtime.device, self.runtime.precision),
+        ):
+            recompute_statistics(kept, names, (self.step.preprocess(batch.images) for batch in stream))
 
     def _evaluate_on(
         self,

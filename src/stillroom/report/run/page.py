@@ -394,6 +394,11 @@ def compare(members: Sequence[Member], labels: RunData | None = None) -> Values:
     for number, metric in enumerate(metrics):
         teachers = [_figure(run, name, metric) for name in run.teachers]
         student, of_others = _figure(run, None, metric), [_figure(each, None, metric) for each in others]
+        if not isinstance(metric.key, str):
+            of_others = [
+                student if value is None and _shares_latency(each, run) else value
+                for value, each in zip(of_others, others, strict=True)
+            ]
         if several and metric.key in ("agreement", "teacher_kl"):
             student = None  # each teacher's column has its own
         values = [*teachers, student, *of_others]
@@ -442,6 +447,12 @@ def _figure(run: RunData, teacher: str | None, metric: Metric) -> float | None:
         return run.latency.get(teacher or "student", {}).get(metric.key)
     scores = run.student if teacher is None else run.teachers.get(teacher)
     return None if scores is None else getattr(scores, metric.key)
+
+
+def _shares_latency(other: RunData, run: RunData) -> bool:
+    """Whether a run that was not timed has a student of the timed one's architecture."""
+    sizes = [(each.student.model, each.student.parameters, each.student.multiply_adds) for each in (other, run)]
+    return sizes[0] == sizes[1] and not other.latency.get("student") and bool(run.latency.get("student"))
 
 
 def _against(metric: Metric, before: float | None, after: float | None) -> MetricCell:
@@ -518,6 +529,9 @@ def _table_notes(run: RunData, others: Sequence[tuple[str, RunData]]) -> list[st
         one, more = "one CPU thread, in processor time", f"{listed(threads)} CPU threads"
         where = (one if threads == [1] else more) if threads else "the machine that ran it"
         notes.append(f"Latency is the least of repeated passes on {where}; between machines it cannot be compared.")
+        alike = [f"“{name}”" for name, each in others if _shares_latency(each, run)]
+        if alike:
+            notes.append(f"The latency of {listed(alike)} is the student’s: the same architecture, timed once.")
     else:
         notes.append("Latency was not measured in this run.")
     return notes

@@ -9,8 +9,11 @@ from torch import nn
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.recipe.context import CheckContext
+from stillroom.diagnose.checks.running_statistics import judge_statistics, statistics_check
 from stillroom.diagnose.remedies import USUAL_RATE, mean_weight, option_path, usual_decay
 from stillroom.losses.registry import loss_class
+from stillroom.models.modes import train_mode
+from stillroom.models.running_statistics import fresh_momentum
 from stillroom.schema.diagnosis import Remedy, Verdict
 from stillroom.tasks import TASKS
 from stillroom.train.optimisation import full_rate_steps, lr_factor
@@ -191,6 +194,19 @@ def budget(context: CheckContext) -> CheckResult:
         summary = f"one_cycle reaches its peak rate in {peak} of {total:,} steps."
         remedy = Remedy("Keep the usual warm-up of 30% of the steps.", {"training.schedule.warmup": 0.3})
     return CheckResult(verdict, summary, evidence, remedy)
+
+
+@statistics_check
+def student_statistics(context: CheckContext) -> CheckResult:
+    """Whether the run is long enough for the running statistics of the student's batch norms."""
+    training = context.recipe.training
+    batches = context.total_steps * training.accumulate
+    student = context.student.model
+    with train_mode(student):
+        momentum = fresh_momentum(student)
+    if context.recipe.student.weights is not None:
+        momentum = None  # a file may say that its norms have seen no batch
+    return judge_statistics(momentum, batches, recomputed=training.recompute_batch_norm is not None)
 
 
 @check(

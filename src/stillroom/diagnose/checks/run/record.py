@@ -31,6 +31,7 @@ from stillroom.schema.run import (
     SUMMARY,
     TIMING,
     WEIGHT_DISTANCE,
+    BatchNormSummary,
     DataQuality,
     LossSummary,
     MetricsLine,
@@ -109,6 +110,7 @@ class RunRecord:
     teacher_measures: MultiLabelMeasures | RegressionMeasures | None = None
     quality: DataQuality | None = None  # copies among the images, sizes of the classes; None of a run that did not end
     unit: Unit = IMAGES  # what a sample of the data is called
+    batch_norm: BatchNormSummary | None = None  # where few batches went into the running statistics
 
     @property
     def steps(self) -> int:
@@ -286,6 +288,7 @@ def read_run(path: Path) -> RunRecord:
         terms=summary.losses if summary is not None and len(summary.losses) == len(recipe.losses) else (),
         quality=summary.data.quality if summary is not None else None,
         unit=TEXTS if recipe.data.source == "text" or (summary is not None and summary.data.vocabulary) else IMAGES,
+        batch_norm=summary.batch_norm if summary is not None else None,
         identity=_identity(summary) if summary is not None else None,
         task=recipe.data.task or "single_label",
         teacher_measures=teacher.measures if teacher is not None else None,

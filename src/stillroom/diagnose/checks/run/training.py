@@ -11,6 +11,7 @@ from stillroom.diagnose.checks.run import quantities
 from stillroom.diagnose.checks.run.baseline import against_labels
 from stillroom.diagnose.checks.run.quantities import TrainTestLoss, has_collapsed, loss_rise, require_trained
 from stillroom.diagnose.checks.run.record import RunRecord
+from stillroom.diagnose.checks.running_statistics import judge_statistics, statistics_check
 from stillroom.diagnose.remedies import USUAL_RATE, path_in, two_digits, usual_decay
 from stillroom.losses.registry import loss_class
 from stillroom.schema.diagnosis import Remedy, Verdict
@@ -87,6 +88,16 @@ def unfinished(run: RunRecord) -> CheckResult:
     return CheckResult("warning", summary, evidence, Remedy("Wait until the run has ended."))
 
 
+@statistics_check
+def student_statistics(run: RunRecord) -> CheckResult:
+    """Whether the run was long enough for the running statistics of the student's batch norms."""
+    if not run.finished:
+        raise Skip("The run did not end.")
+    if run.batch_norm is None:
+        return CheckResult("ok", "Enough batches went into the running statistics of batch norms, where there are any.")
+    return judge_statistics(run.batch_norm.momentum, run.batch_norm.batches, recomputed=False)
+
+
 @check(
     threshold=(
         f"Problem: no better than chance at the end, or a rise of the loss by {quantities.SPIKE:g} times (or to "
@@ -127,6 +138,12 @@ def diverged(run: RunRecord) -> CheckResult:
         summary = (
             f"The student is no better than chance ({evidence['top1']:.1f}%), yet its training loss "
             f"{'fell' if averaged else 'never rose'}: {cause.words} holds it there, see over_regularising."
+        )
+        return CheckResult("warning", summary, evidence, None, plots)
+    if collapsed and not spiked and student_statistics.run(run).verdict == "problem":
+        summary = (
+            f"The student is no better than chance ({evidence['top1']:.1f}%), and its training loss did not rise: what "
+            "was evaluated is not what was trained, see student_statistics."
         )
         return CheckResult("warning", summary, evidence, None, plots)
     verdict: Verdict = "ok"
