@@ -200,7 +200,9 @@ def _curve(key: str, title: str, column: str, members: Sequence[Member], words: 
         text = f"From {start} to {end}."
         if key == "lr":
             text = f"From {start}, at most {peak}, to {end} at the last log line."
-    figure = over_epochs(traces, "learning rate" if key == "lr" else "loss", rangemode="tozero")
+    # A rate is read as .0008, not as 800µ.
+    plain = {"title": "learning rate", "exponentformat": "none"} if key == "lr" else {"title": "loss"}
+    figure = over_epochs(traces, rangemode="tozero", **plain)
     return Chart(key, title, f"{words} {text}".strip(), 270, figure)
 
 
