@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 # Each worker of pytest keeps to one thread. There are two more than cores: tests also wait, for processes and browsers.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 
-.PHONY: install demo test durations lint bench docs clean
+.PHONY: install demo test durations lint bench release docs clean
 
 install: $(STAMP)
 
@@ -42,6 +42,11 @@ bench: install
 	$(BIN)/python benchmarks/sources.py
 	$(BIN)/python benchmarks/losses.py
 	$(BIN)/python benchmarks/pixel_entropy.py
+
+# The built wheel in empty environments: each extra, lowest and highest versions, each Python that is at hand.
+release: install
+	$(BIN)/python -m pip install --quiet uv
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/release.py --out docs/results/release.md
 
 # The pages in docs/ as a site in site/, which opens from the disk. Links are checked; a warning is an error.
 docs: install

@@ -1,13 +1,13 @@
 """Install the built wheel as users do, into empty environments, and run it: extras, lowest and highest versions.
 
     python benchmarks/release.py --out docs/results/release.md            # goes on where it was stopped
-    python benchmarks/release.py --jobs base lowest
+    python benchmarks/release.py --jobs base "python 3.14"
     python benchmarks/release.py --licences > docs/licences.md            # of what is installed here
 
 It takes uv (``pip install uv``). Each job is a new virtual environment, in which the wheel is installed without the
 checkout, its recipes or its tests; then a model is trained, distilled, diagnosed and exported on the embedded digits,
-and the extra is used once. For other versions of Python, which need not be at hand, the versions are resolved: whether
-wheels exist.
+and the extra is used once. Under another version of Python, where it is at hand, the demo, its audit and the Python of
+the README run, too; where it is not, the versions are resolved: whether wheels exist. Needs no package but uv.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ import time
 import tomllib
 from pathlib import Path
 from typing import Any
-
-from stillroom.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = ("captum", "heif", "hf", "hub", "lightning", "onnx", "ray", "text", "timm", "torchvision", "transformers")
@@ -48,6 +46,8 @@ STEPS = (
     "stillroom diagnose run",
     "stillroom check loss.py:kd",
 )
+# Under another version of Python, after these.
+FIRST_STEPS = ("stillroom demo --out demo", "stillroom audit demo/faulty_distillation.py", "python readme.py")
 # What each extra is for, once.
 USES = {
     "onnx": "stillroom export run --format onnx --out student.onnx",
@@ -80,13 +80,14 @@ def run_job(job: str, wheel: Path, links: list[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="stillroom-release-") as name:
         folder = Path(name)
         requirement = f"stillroom{f'[{job}]' if job in EXTRAS else ''} @ {wheel.as_uri()}"
-        if job.startswith("python"):
-            return resolve(job.removeprefix("python "), requirement, folder, links)
+        python = job.removeprefix("python ") if job.startswith("python ") else None
         environment = folder / "env"
-        subprocess.run(["uv", "venv", "-q", str(environment)], check=True)
+        chosen = ["--python", python, "--no-python-downloads"] if python else []
+        if subprocess.run(["uv", "venv", "-q", *chosen, str(environment)], check=not python).returncode:
+            return resolve(python or "", requirement, folder, links)
         # What the package requires is named here, too: "direct" is what stands on the command line.
         flags = ["--resolution", "lowest-direct", *dependencies()] if job.startswith("lowest") else []
-        if job not in ("base", "lowest torch"):
+        if job not in ("base", "lowest torch") and not python:
             # One torch for all the others: that of the constraints, of which there may be a small build for CPUs.
             flags += ["--override", str(write(folder / "torch.txt", f"{pinned_torch()}\n"))]
         began = time.perf_counter()
@@ -107,7 +108,8 @@ def run_job(job: str, wheel: Path, links: list[str]) -> dict[str, Any]:
         write(folder / "recipe.yaml", RECIPE)
         write(folder / "study.yaml", STUDY)
         write(folder / "loss.py", LOSS)
-        for step in (*STEPS, *([USES[job]] if job in USES else [])):
+        write(folder / "readme.py", re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0])
+        for step in (*STEPS, *(FIRST_STEPS if python else []), *([USES[job]] if job in USES else [])):
             answer = subprocess.run(
                 step, shell=True, cwd=folder, capture_output=True, text=True,
                 env={**os.environ, "PATH": f"{environment / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": "",
@@ -213,14 +215,15 @@ def page(rows: list[dict[str, Any]], command: str) -> str:
         "development tools. In each a model is trained, distilled, reported, diagnosed, and a loss checked, on the "
         "embedded digits; then the extra is used once. *lowest*: every dependency but torch at the oldest version of "
         "its range that the registry has; *lowest torch*: torch, too. *base* and *lowest torch* take a torch of the "
-        "registry, which brings CUDA; all others that of `constraints.txt`, for CPUs. Other versions of Python are "
-        "resolved: wheels of the package, of its dependencies and of every extra exist.",
+        "registry, which brings CUDA; all others that of `constraints.txt`, for CPUs. *python X*: also the demo, its "
+        "audit and the Python of the README; *resolves* where that version is not at hand: wheels of the package, of "
+        "its dependencies and of every extra exist.",
         "",
         "| job | result | install, s | size, MiB | versions |",
         "|---|---|---|---|---|",
     ]
     for row in rows:
-        result = row.get("failed", "resolves" if row["job"].startswith("python") else "runs").replace("|", "\\|")
+        result = row.get("failed", "runs" if "versions" in row else "resolves").replace("|", "\\|")
         cells = (row["job"], " ".join(result.split()), row.get("install_seconds", "–"), row.get("mib", "–"))
         lines.append(f"| {' | '.join(map(str, cells))} | {row.get('versions', '–')} |")
     return "\n".join(lines) + "\n"
@@ -256,7 +259,7 @@ def main() -> None:
                     file.write(json.dumps(rows[-1]) + "\n")
     text = page(sorted(rows, key=lambda row: JOBS.index(row["job"])), "python benchmarks/release.py")
     if options.out:
-        write_text(options.out, text)
+        options.out.write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -6,6 +6,7 @@ the process that is forked.
 
 from __future__ import annotations
 
+import inspect
 import multiprocessing
 import os
 import resource
@@ -36,7 +37,11 @@ _CONTEXT.set_forkserver_preload(
     ]
 )
 _SERVER: Any = forkserver._forkserver  # type: ignore[attr-defined]
-_ADDRESS = "STILLROOM_TEST_FORKSERVER"
+_ADDRESS, _KEY = "STILLROOM_TEST_FORKSERVER", "STILLROOM_TEST_FORKSERVER_KEY"
+# What starting a process is given, by name: its order is not documented. Python 3.11 to 3.14 have all of these.
+_GIVEN = inspect.signature(subprocess.Popen._execute_child)  # type: ignore[attr-defined]
+_PIPES = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
+_CAN_FORK = {"args", "cwd", "env", "start_new_session", *_PIPES} <= set(_GIVEN.parameters)
 # What is forked in place of an interpreter of its own.
 _MODULES = {"stillroom", "stillroom.study.engine.worker", "accelerate.commands.launch"}
 PATIENCE = 900.0  # seconds
@@ -44,10 +49,11 @@ PATIENCE = 900.0  # seconds
 
 def share() -> None:
     """Start the process to fork from, for this process and those that it starts."""
-    # From Python 3.14 on it serves who has its key: each process then has one of its own.
-    if _ADDRESS not in os.environ and not hasattr(_SERVER, "_forkserver_authkey"):
+    if _ADDRESS not in os.environ:
         forkserver.ensure_running()
         os.environ[_ADDRESS] = _SERVER._forkserver_address
+        if hasattr(_SERVER, "_forkserver_authkey"):  # from Python 3.14 on it serves who has its key
+            os.environ[_KEY] = _SERVER._forkserver_authkey.hex()
 
 
 def end() -> None:
@@ -60,6 +66,8 @@ def _join() -> None:
     """Use the one of the process that started this one."""
     if _ADDRESS in os.environ and _SERVER._forkserver_pid is None:
         _SERVER._forkserver_address = os.environ[_ADDRESS]
+        if _KEY in os.environ:
+            _SERVER._forkserver_authkey = bytes.fromhex(os.environ[_KEY])
         _SERVER._forkserver_alive_fd = os.open(os.devnull, os.O_RDONLY)  # it lives as long as who started it
         _SERVER.ensure_running = resource_tracker.ensure_running
 
@@ -167,16 +175,17 @@ class ForkedPython(subprocess.Popen[Any]):
     """What ``python -m MODULE`` or ``python SCRIPT`` would do, in a process that is forked."""
 
     def _execute_child(self, *given: Any) -> None:
-        args, folder, environment, pipes, new_session = given[0], given[5], given[6], given[10:16], given[21]
+        named = _GIVEN.bind(self, *given).arguments
+        pipes = [named[each] for each in _PIPES]
         share()
-        shared = {_ADDRESS: os.environ[_ADDRESS]} if _ADDRESS in os.environ else {}
+        shared = {name: os.environ[name] for name in (_ADDRESS, _KEY) if name in os.environ}
         ends = [pipes[0], pipes[3], pipes[5]]
         streams = [Connection(os.dup(end if end >= 0 else own)) for own, end in enumerate(ends)]
         begin = _Python(
-            arguments=[os.fspath(each) for each in args[1:]],
-            place=folder or os.getcwd(),
-            environment={**(environment or os.environ), **shared},
-            new_session=new_session,
+            arguments=[os.fspath(each) for each in named["args"][1:]],
+            place=named["cwd"] or os.getcwd(),
+            environment={**(named["env"] or os.environ), **shared},
+            new_session=named["start_new_session"],
             file_bytes=resource.getrlimit(resource.RLIMIT_FSIZE),
         )
         self._forked = _started(_be_python, begin, streams)
@@ -207,7 +216,7 @@ def fork_python(patch: pytest.MonkeyPatch) -> None:
     def popen(args: Any, *more: Any, **options: Any) -> Any:
         words = [each for each in args if each not in ("-P", "-u")] if isinstance(args, list | tuple) else [""]
         is_script = str(words[-1]).endswith(".py") and len(words) == 2
-        forks = words[0] == sys.executable and (is_script or (words[1] == "-m" and words[2] in _MODULES))
+        forks = _CAN_FORK and words[0] == sys.executable and (is_script or (words[1] == "-m" and words[2] in _MODULES))
         return (ForkedPython if forks else real)(args, *more, **options)
 
     patch.setattr(subprocess, "Popen", popen)

@@ -260,17 +260,47 @@ def test_distill_evaluate_export_and_report_follow_each_other(
     assert "<html" in Path(page).read_text()
 
 
-@pytest.mark.parametrize("pixels", [False, True])
+class Hub:
+    """Stands in for the hub's client: keeps what it is asked."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+
+    def create_repo(self, **options: Any) -> None:
+        self.calls.append(("create", options))
+        if options["repo_id"] == "me/refused":
+            raise ConnectionError("401 for hf_verysecret")
+
+    def upload_folder(self, **options: Any) -> None:
+        self.calls.append(("upload", options))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    made, client = Hub(), ModuleType("huggingface_hub")
+    client.HfApi = lambda: made  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "huggingface_hub", client)
+    return made
+
+
+@pytest.mark.parametrize("is_pushed", [False, True])
 def test_onnx_export_answers_as_the_student_does(
-    workplace: Path, capsys: pytest.CaptureFixture[str], pixels: bool
+    workplace: Path, capsys: pytest.CaptureFixture[str], hub: Hub, is_pushed: bool
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     said(capsys, *DISTILL)
-    exported = said(capsys, "export", "run", "--format", "onnx", *(["--pixels"] if pixels else []))
-    assert exported["max_abs_error"] <= 1e-3
-    session = onnxruntime.InferenceSession(exported["path"])
+    if is_pushed:
+        pushed = said(capsys, "export", "run", "--format", "onnx", "--pixels", "--push", "me/small")
+        path = Path(pushed["folder"]) / "model.onnx"
+        assert {"model.onnx", "model.safetensors"} < {each.name for each in path.parent.iterdir()}
+        assert "model.onnx" in (path.parent / "README.md").read_text()
+    else:
+        exported = said(capsys, "export", "run", "--format", "onnx")
+        assert exported["max_abs_error"] <= 1e-3
+        path = Path(exported["path"])
+    session = onnxruntime.InferenceSession(path)
     images = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
-    given = images if pixels else (images.float() / 255 - 0.5) / 0.5
+    given = images if is_pushed else (images.float() / 255 - 0.5) / 0.5
     (answer,) = session.run(None, {session.get_inputs()[0].name: given.numpy()})
     assert answer.shape == (5, 10)
 
@@ -291,27 +321,13 @@ def test_int8_export_is_measured_against_the_whole_graph(workplace: Path, capsys
 
 
 def test_a_student_is_pushed_to_the_hub_with_a_card_and_no_token_is_written(
-    workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    workplace: Path, capsys: pytest.CaptureFixture[str], hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said(capsys, *DISTILL)
-    calls: list[tuple[str, dict[str, Any]]] = []
     monkeypatch.setenv("HF_TOKEN", "hf_verysecret")
-
-    class Api:
-        def create_repo(self, **options: Any) -> None:
-            calls.append(("create", options))
-            if options["repo_id"] == "me/refused":
-                raise ConnectionError("401 for hf_verysecret")
-
-        def upload_folder(self, **options: Any) -> None:
-            calls.append(("upload", options))
-
-    client: Any = ModuleType("huggingface_hub")
-    client.HfApi = Api
-    monkeypatch.setitem(sys.modules, "huggingface_hub", client)
     assert said(capsys, "export", "run", "--push", "me/small")["url"] == "https://huggingface.co/me/small"
-    assert calls[0] == ("create", {"repo_id": "me/small", "private": True, "exist_ok": True})
-    folder = Path(calls[1][1]["folder_path"])
+    assert hub.calls[0] == ("create", {"repo_id": "me/small", "private": True, "exist_ok": True})
+    folder = Path(hub.calls[1][1]["folder_path"])
     assert {path.name for path in folder.iterdir()} == {"README.md", "model.safetensors", "recipe.yaml"}
     card = (folder / "README.md").read_text()
     assert all(word in card for word in ("knowledge-distillation", "| student |", "| teacher |", "resnet8", "seed 0"))
@@ -325,6 +341,9 @@ def test_a_student_is_pushed_to_the_hub_with_a_card_and_no_token_is_written(
     assert "verysecret" not in error
     assert run(["export", "run", "--push", "../me"]) == 2
     assert "OWNER/NAME" in capsys.readouterr().err
+    for option, value in (("--out", "elsewhere"), ("--pixels", None)):
+        assert run(["export", "run", "--push", "me/small", option, *([value] if value else [])]) == 2
+        assert option in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert run(["export", "run", "--push", "me/small"]) == 2
     assert "stillroom[hub]" in capsys.readouterr().err

@@ -13,7 +13,6 @@ from typing import Any
 
 from stillroom.errors import BadInput, RunFailed
 from stillroom.files import is_partial, write_text
-from stillroom.report.study.page import write_run_pages, write_study_report
 from stillroom.study.compare import compare
 from stillroom.study.config import Study, parse_study
 from stillroom.study.engine import engine_maker
@@ -67,8 +66,11 @@ def demo_study() -> Study:
     return parse_study(_STUDY)
 
 
-def run_demo(out: Path, observer: StudyObserver, say: Callable[[str], None]) -> dict[str, Any]:
+def run_demo(out: Path, observer: StudyObserver, say: Callable[[str], None], *, fork: bool = False) -> dict[str, Any]:
     """Run the demo; a stopped demo continues.
+
+    Args:
+        fork: see :func:`stillroom.study.engine.engine_maker`.
 
     Returns:
         ``report`` and ``audit`` (pages), ``results`` of the study, ``problems`` of the audit, ``seconds``, and a
@@ -83,7 +85,10 @@ def run_demo(out: Path, observer: StudyObserver, say: Callable[[str], None]) -> 
     if out.exists() and (not out.is_dir() or not {i.name for i in out.iterdir() if not is_partial(i)} <= known):
         raise BadInput("--out", str(out), "a new or empty folder, or a demo's")
     say("1/2  a teacher, then ten students: five seeds from labels alone, the same five distilled")
-    found = compare(demo_study(), out / STUDY, engine_maker("local", None, None), observer)
+    found = compare(demo_study(), out / STUDY, engine_maker("local", None, None, fork), observer)
+    # Here, not above: the charts take half a second to import, and no step waits for them.
+    from stillroom.report.study.page import write_run_pages, write_study_report
+
     write_run_pages(out / STUDY)
     page = write_study_report(out / STUDY)
     say(f"2/2  stillroom audit {out / SCRIPT}: a plain PyTorch script with a fault that many wrote")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 
 from stillroom.data.config import IMAGE_FILES, SIZED, DataConfig
@@ -20,15 +20,20 @@ from stillroom.data.images import DataPair
 from stillroom.data.parquet import parquet_splits
 from stillroom.data.reading import list_folder
 from stillroom.data.sources import detect_layout, load, parse_data_argument, take_validation
+from stillroom.diagnose.checks.running_statistics import STARTING
 from stillroom.errors import BadInput
-from stillroom.files import CHECKSUMS, is_partial, write_bytes
+from stillroom.files import CHECKSUMS, is_partial
 from stillroom.losses.registry import default_losses
 from stillroom.models.config import ModelConfig
-from stillroom.models.external import default_image_size, is_external, pretrained_state
+from stillroom.models.cost import latency_seconds
+from stillroom.models.external import PRETRAINED, default_image_size, is_external, pretrained_file
+from stillroom.models.modes import train_mode
 from stillroom.models.registry import brings_weights
+from stillroom.models.running_statistics import fresh_momentum, starting_share
 from stillroom.observer import Observer
 from stillroom.recipe import Recipe, apply_override, parse_recipe
 from stillroom.report.run.page import write_report
+from stillroom.run.artifacts import LATENCY_BATCHES
 from stillroom.run.components import InputFacts, build_components, build_model
 from stillroom.run.duration import Speed, measure_reading, measure_speed
 from stillroom.run.latency import measure_latency
@@ -41,11 +46,13 @@ from stillroom.train.device import resolve_device, resolve_threads
 from stillroom.wording import counted
 
 TEACHER, LABELS, DISTILLED = "teacher", "labels", "distilled"
-PAGE, PRETRAINED, STARTED = "report.html", "pretrained.safetensors", "teacher-start.safetensors"
+PAGE, STARTED = "report.html", "teacher-start.safetensors"
 # Shares of the training images: for the test where there is no other, and to measure along the way, from so many
 # images of each class on.
 _HELD_OUT, _VALIDATION, _LEAST_OF_A_CLASS = 0.2, 0.1, 10
 _EPOCHS = 10
+# Batches that running statistics are averages of.
+_STATISTICS_BATCHES = 50
 # Side of images for models of our own, which take any.
 _OWN_SIZE = 64
 _TITLES = {
@@ -85,23 +92,24 @@ def run_request(request: Request, out: Path, observer: Observer, say: Callable[[
     began = time.perf_counter()
     if request.pretrained and request.teacher_weights is not None:
         raise BadInput("--pretrained", True, "either it or --teacher-weights")
-    known = {*_TITLES, PAGE, PRETRAINED, STARTED, PLAN, CHECKSUMS}
+    known = {*_TITLES, PAGE, STARTED, PLAN, CHECKSUMS}
     if out.exists() and (not out.is_dir() or not {i.name for i in out.iterdir() if not is_partial(i)} <= known):
         raise BadInput("--out", str(out), "a new or empty folder, or one that this command began")
     config = _data(request, say)
     weights = request.teacher_weights
     if request.pretrained:
-        weights = str(out / PRETRAINED)
-        if not Path(weights).exists():
-            state = pretrained_state(request.teacher, "--pretrained", "--teacher-weights")
-            write_bytes(Path(weights), safetensors.torch.save(state), checksum=True)
+        pretrained_file(request.teacher, "--pretrained", "--teacher-weights")
+        weights = PRETRAINED
     # Read once for all runs; the overrides hold for what is read, too.
     data = load(_recipe(request, config, "", {"name": request.student}).data)
-    _try_models(request, config, data.train)
+    momenta = _try_models(request, config, data.train)
     config, data = _with_validation(request, config, data, say)
     teacher = _teacher(request, data, weights)
-    plan = _plan(request, config, data, teacher, out, began, say)
-    recipes = _recipes(request, config, data, teacher, plan, out, observer, say)
+    plan = _plan(request, config, data, teacher, momenta, out, began, say)
+    recipes = {
+        name: _with_statistics(recipe, len(data.train), momenta, say)
+        for name, recipe in _recipes(request, config, data, teacher, plan, out, observer, say).items()
+    }
     finished: dict[str, Finished] = {}
     for place, (name, recipe) in enumerate(recipes.items(), start=1):
         say(f"{place}/{len(recipes)}  {_TITLES[name]}")
@@ -123,16 +131,42 @@ def run_request(request: Request, out: Path, observer: Observer, say: Callable[[
     }
 
 
-def _try_models(request: Request, config: DataConfig, facts: InputFacts) -> None:
-    """Make each model once: a misspelt student is not to be found when its teacher has been trained."""
+def _try_models(request: Request, config: DataConfig, facts: InputFacts) -> dict[str, float | None]:
+    """Make each model once: a misspelt student is not to be found when its teacher has been trained.
+
+    Returns:
+        The smallest momentum of each model's batch norms.
+    """
+    momenta = {}
     for option, name in (("--teacher", request.teacher), ("--student", request.student)):
         try:
             with torch.random.fork_rng(devices=[]):
-                build_model(_recipe(request, config, "", {"name": name}).student, facts, "student")
+                model = build_model(_recipe(request, config, "", {"name": name}).student, facts, "student")
+            with train_mode(model):
+                momenta[name] = fresh_momentum(model)
         except BadInput as error:
             if error.field == "student.name":
                 raise BadInput(option, error.value, error.expected) from None
             raise
+    return momenta
+
+
+def _with_statistics(
+    recipe: Recipe, images: int, momenta: Mapping[str, float | None], say: Callable[[str], None]
+) -> Recipe:
+    """The recipe, with the running statistics of batch norms computed anew where it is too short for them."""
+    student, training = recipe.student, recipe.training
+    steps = training.total_steps(max(images // recipe.data.batch_size, 1))
+    momentum = None if student.weights is not None else momenta.get(student.name)
+    if training.recompute_batch_norm is not None or starting_share(momentum, steps) < STARTING.warning:
+        return recipe
+    say(
+        f"{student.name} has batch norms of momentum {momentum:g}: {counted(steps, 'step')} leave their statistics at "
+        f"{starting_share(momentum, steps):.0%} of their starting values, so they are computed anew before each "
+        f"evaluation (training.recompute_batch_norm={_STATISTICS_BATCHES})"
+    )
+    training = training.model_copy(update={"recompute_batch_norm": _STATISTICS_BATCHES})
+    return recipe.model_copy(update={"training": training})
 
 
 def _data(request: Request, say: Callable[[str], None]) -> DataConfig:
@@ -241,6 +275,7 @@ def _plan(
     config: DataConfig,
     data: DataPair,
     teacher: _Teacher,
+    momenta: Mapping[str, float | None],
     out: Path,
     began: float,
     say: Callable[[str], None],
@@ -253,13 +288,28 @@ def _plan(
     example = _recipe(request, config, "", {"name": request.student})
     training, augmentation, train = example.training, example.data.augmentation, data.train
     reading = measure_reading(train, augmentation, training)
-    learner = measure_speed(example.student, train, training, "student", learns=True)
-    large = measure_speed(teacher.config, train, training, "teacher", learns=teacher.learns)
+    batch = example.data.batch_size
+    timed = partial(measure_speed, batch=min(batch, len(train)), patience=_CALIBRATION * 60 * request.minutes)
+    learner = timed(example.student, train, training, "student", learns=True)
+    large = timed(teacher.config, train, training, "teacher", learns=teacher.learns)
     device = resolve_device(training.device)
     count = resolve_threads(training.threads)
     where = counted(count, "CPU thread") if device.type == "cpu" else str(device)
     fits = teacher.learns and teacher.has_weights
-    costs = _Costs(data, augmentation.different_views, reading, large, learner, fits, where, count)
+    elapsed = time.perf_counter() - began
+    costs = _Costs(
+        data,
+        augmentation.different_views,
+        reading,
+        large,
+        learner,
+        {"teacher": None if teacher.has_weights else momenta[request.teacher], "student": momenta[request.student]},
+        batch,
+        fits,
+        where,
+        count,
+        elapsed,
+    )
     least = 0 if costs.fits and train.task == "single_label" else 1
     if not teacher.learns:
         choices = [(0, epochs) for epochs in range(_EPOCHS, 0, -1)]
@@ -269,7 +319,7 @@ def _plan(
         choices += [(least, epochs) for epochs in range(_EPOCHS, 0, -1)]
     if request.epochs is not None:
         choices = [(request.epochs * teacher.learns, request.epochs)]
-    limit = _MARGIN * 60 * request.minutes - (time.perf_counter() - began)
+    limit = _MARGIN * 60 * request.minutes
     chosen = next((pair for pair in choices if costs.seconds(*pair) <= limit), choices[-1])
     if request.epochs is None and chosen[0] == chosen[1]:
         larger = [(chosen[0], epochs) for epochs in range(_EPOCHS, chosen[1], -1)]
@@ -282,8 +332,11 @@ def _plan(
     return plan
 
 
-# Of the minutes: an estimate is not exact.
-_MARGIN = 0.85
+# Of the minutes: an estimate is not exact. And what a batch may take that is timed for it.
+_MARGIN, _CALIBRATION = 0.85, 0.03
+# Images that a teacher answers again, to see that a cache holds its own answers; seconds of what does not depend on the
+# number of images: a run's start and end, the page.
+_CHECKED, _FIXED = 80, 6.0
 
 
 @dataclass(frozen=True)
@@ -295,33 +348,46 @@ class _Costs:
     reading: float  # and augmenting an image
     teacher: Speed
     student: Speed
+    momenta: Mapping[str, float | None]  # of both models' fresh batch norms
+    batch: int
     fits: bool  # whether the teacher's last layer is fitted first
     where: str  # what it is measured on
     threads: int
+    elapsed: float  # since the command began
 
     def teacher_epochs(self, epochs: int) -> float:
         fitted = self.fits * len(self.data.train) * self.teacher.answer
-        return fitted + epochs * self._epoch(self.teacher) + bool(epochs) * len(self.data.test) * self.teacher.answer
+        tested = bool(epochs) * len(self.data.test) * self.teacher.answer
+        return fitted + self._training("teacher", self.teacher, epochs) + tested
 
     def answers(self, epochs: int) -> float:
         views = min(self.views or epochs, epochs)
-        images = views * len(self.data.train.parent) + 2 * len(self.data.test)
+        images = views * len(self.data.train.parent) + len(self.data.test) + _CHECKED
         return images * self.teacher.answer + views * len(self.data.train.parent) * self.reading
 
     def student_epochs(self, epochs: int) -> float:
-        return 2 * (epochs * self._epoch(self.student) + len(self.data.test) * self.student.answer)
+        return 2 * (self._training("student", self.student, epochs) + len(self.data.test) * self.student.answer)
 
     def seconds(self, teacher_epochs: int, student_epochs: int) -> float:
         parts = self.teacher_epochs(teacher_epochs) + self.answers(student_epochs) + self.student_epochs(student_epochs)
         # At the end both are timed, on one thread.
-        return parts + _TIMED_IMAGES * (self.teacher.answer + self.student.answer) * self.threads
+        timed = (
+            latency_seconds(speed.answer * self.threads, batch)
+            for speed in (self.teacher, self.student)
+            for batch in LATENCY_BATCHES
+        )
+        # The first run looks at every image for what is wrong with the data.
+        described = (len(self.data.train.parent) + len(self.data.test)) * self.reading
+        return self.elapsed + parts + described + sum(timed) + _FIXED
 
-    def _epoch(self, speed: Speed) -> float:
+    def _training(self, which: str, speed: Speed, epochs: int) -> float:
+        """All epochs, with an evaluation after each, before which running statistics may be computed anew."""
+        images = len(self.data.train)
+        steps = epochs * max(images // self.batch, 1)
+        anew = starting_share(self.momenta[which], steps) >= STARTING.warning
+        seen = min(_STATISTICS_BATCHES * self.batch, images) * (speed.answer + self.reading) if anew else 0.0
         measured = len(self.data.validation or self.data.test)
-        return len(self.data.train) * (speed.learn + self.reading) + measured * speed.answer
-
-
-_TIMED_IMAGES = 200
+        return epochs * (images * (speed.learn + self.reading) + seen + measured * speed.answer)
 
 
 def _plan_lines(
@@ -368,10 +434,8 @@ def _recipes(
     epochs = plan.teacher_epochs
     if teacher.learns:
         if teacher.has_weights:
-            say(
-                f"the last layer of {teacher.config.weights} is for other classes: it is made anew, and the teacher is "
-                "fine-tuned"
-            )
+            whose = "the published weights" if request.pretrained else teacher.config.weights
+            say(f"the last layer of {whose} is for other classes: it is made anew, and the teacher is fine-tuned")
             training = _recipe(request, config, "", {"name": request.student}).training
             fitted = (out / STARTED).is_file()
             if not fitted and data.train.task == "single_label":

@@ -10,6 +10,7 @@ from torch import nn
 
 from stillroom.models.cost import latency, multiply_adds, parameters
 from stillroom.models.modes import eval_mode
+from stillroom.models.text import TextLSTM
 from stillroom.models.weights import state_hash
 
 
@@ -51,6 +52,27 @@ def test_attention_of_torchs_own_layers_is_counted() -> None:
 
     assert multiply_adds(Net(), torch.zeros(1, 5, 8)) == 5 * 8 * 32 + 2 * 5 * 5 * 8
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+@pytest.mark.parametrize(
+    ("net", "by_hand"),
+    [
+        (nn.LSTM(3, 5, batch_first=True), 7 * 4 * 5 * (3 + 5)),
+        # The second layer gets both directions of the first.
+        (nn.LSTM(3, 5, num_layers=2, bidirectional=True, batch_first=True), 7 * 2 * 4 * 5 * (3 + 5 + 10 + 5)),
+        (nn.LSTM(3, 5, proj_size=2, batch_first=True), 7 * (4 * 5 * (3 + 2) + 2 * 5)),
+        (nn.GRU(3, 5, batch_first=True), 7 * 3 * 5 * (3 + 5)),
+        (nn.RNN(3, 5, batch_first=True), 7 * 5 * (3 + 5)),
+    ],
+    ids=["lstm", "deep", "projected", "gru", "rnn"],
+)
+def test_recurrent_layers_by_hand(net: nn.Module, by_hand: int) -> None:
+    assert multiply_adds(net, torch.zeros(2, 7, 3)) == by_hand
+
+
+def test_a_text_lstm_by_hand() -> None:
+    net = TextLSTM(20, 3, dim=8, depth=2)
+    assert multiply_adds(net, torch.zeros(2, 6, dtype=torch.int32)) == 2 * 6 * 4 * 8 * (8 + 8) + 8 * 3
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from stillroom.errors import BadInput
 from stillroom.models.config import ZOO
 from stillroom.models.reader import TapReader
 from stillroom.models.taps import find_taps
+from stillroom.models.text import TextLSTM
 
 IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -78,6 +79,13 @@ def test_every_model_of_the_zoo_has_taps_that_can_be_read(make: Callable[..., nn
         with reader, torch.no_grad():
             model(IMAGES)
         assert {key: tuple(read.shape[1:]) for key, read in reader.take().items()} == {t.name: t.shape for t in taps}
+
+
+def test_the_depth_of_a_tap_counts_recurrent_layers() -> None:
+    net = TextLSTM(20, 4, dim=8)
+    done = 6 * 4 * 8 * (8 + 8)
+    (tap,) = find_taps(net, torch.zeros(2, 6, dtype=torch.int32), names=["lstm"])
+    assert tap.depth == pytest.approx(done / (done + 8 * 4))
 
 
 def test_taps_by_hand_need_not_cut() -> None:

@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        from stillroom.cli import app as application
+
+        application.OWN_PROCESS = True
         code = run(arguments)
     except KeyboardInterrupt:  # while the commands are imported
         code = _fail(f"interrupted; to go on: stillroom {shlex.join(arguments)}", INTERRUPTED)

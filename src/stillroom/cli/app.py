@@ -29,6 +29,10 @@ app = typer.Typer(
 # When the command began, by the clock of a run's phases.
 BEGAN = time.perf_counter()
 
+# Whether this process runs one command and nothing else, see :func:`stillroom.cli.main`: then PyTorch has done nothing
+# in it before, and workers may be copies of it.
+OWN_PROCESS = False
+
 # The groups of commands in --help.
 START, TRAIN, COMPARE, UNDERSTAND, TEACHER = (
     "Get started",

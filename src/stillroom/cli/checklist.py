@@ -9,6 +9,7 @@ from typing import Any
 from stillroom.diagnose import loop, loss, recipe, run, setup, study
 from stillroom.diagnose.check import Check
 from stillroom.diagnose.checks.recipe import targets, text_input
+from stillroom.wording import IMAGES
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,9 @@ SYMPTOMS = (
     Symptom("A feature loss helps nothing, or drowns the labels", ("recipe", "loop"),
             ("loss_balance", "taps", "penultimate_width", "parameters_left_out"),
             "Match layers at like depths, give the projector to the optimizer, weigh the term by its gradient."),
+    Symptom("The student is at chance though its training loss fell", ("recipe", "run"),
+            ("student_statistics", "diverged"),
+            "Recompute the statistics of its batch norms (`training.recompute_batch_norm=50`), or train for longer."),
     Symptom("It might only need longer, or less regularisation", ("recipe", "run"),
             ("budget", "under_training", "regularisation", "over_regularising"),
             "Double the epochs before anything else is changed."),
@@ -107,7 +111,7 @@ def check_entries() -> list[dict[str, str]]:
     'Whether taps named by hand are at matching depths.'
     """
     return [
-        {"name": check.id, "of": door.name, "finds": _finds(check), "threshold": check.threshold}
+        {"name": check.id, "of": door.name, "finds": _finds(check), "threshold": IMAGES.fill(check.threshold)}
         for door in DOORS
         for check in door.checks
     ]
@@ -148,7 +152,7 @@ def _lines() -> Iterator[str]:
         yield "| check | what it looks for | threshold |"
         yield "|---|---|---|"
         for check in door.checks:
-            yield f"| `{check.id}` | {cell(_finds(check))} | {cell(check.threshold)} |"
+            yield f"| `{check.id}` | {cell(_finds(check))} | {cell(IMAGES.fill(check.threshold))} |"
 
 
 def cell(text: str) -> str:

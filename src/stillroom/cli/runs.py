@@ -355,7 +355,9 @@ def export(
     push: Annotated[
         str | None,
         typer.Option(
-            "--push", help="Upload weights, recipe and a model card to the Hugging Face hub.", metavar="OWNER/NAME"
+            "--push",
+            help="Upload weights, recipe and a model card to the Hugging Face hub; with --format what it names, too.",
+            metavar="OWNER/NAME",
         ),
     ] = None,
     public: Annotated[bool, typer.Option("--public", help="With --push: a new repository is public.")] = False,
@@ -370,9 +372,11 @@ def export(
     if public and push is None:
         raise BadInput("--public", True, "--push OWNER/NAME with it")
     if push is not None:
+        if out is not None:
+            raise BadInput("--out", str(out), "none with --push: what is uploaded stays in RUN/export/hub")
         from stillroom.run.hub import push_run
 
-        pushed = push_run(run, push, private=not public)
+        pushed = push_run(run, push, private=not public, form=form.value, pixels=pixels)
         if as_json:
             print_json(pushed)
         else:

@@ -28,6 +28,7 @@ def demo(
 
     Example: `stillroom demo --out runs/demo`
     """
+    from stillroom.cli import app as application
     from stillroom.cli.live import LiveStudy
     from stillroom.cli.terminal import stderr
     from stillroom.demo import run_demo
@@ -35,7 +36,10 @@ def demo(
 
     with output_folder(out, "demo") as folder, resumable(out, folder):
         results = run_demo(
-            folder, LiveStudy(stderr), lambda text: stderr.print(f"[bold]{escape(text)}[/bold]", soft_wrap=True)
+            folder,
+            LiveStudy(stderr),
+            lambda text: stderr.print(f"[bold]{escape(text)}[/bold]", soft_wrap=True),
+            fork=application.OWN_PROCESS,
         )
     if as_json:
         print_json(results)

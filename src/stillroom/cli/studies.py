@@ -85,13 +85,15 @@ def compare(
 
 
 def _run(study: Study, out: Path, engine: EngineName, workers: int | None, address: str | None) -> StudyOutcome:
+    from stillroom.cli import app as application
     from stillroom.cli.live import LiveStudy
     from stillroom.cli.terminal import stderr
     from stillroom.study.compare import compare as run_study
     from stillroom.study.engine import engine_maker
 
+    make_engine = engine_maker(engine.value, workers, address, application.OWN_PROCESS)
     with resumable():
-        return run_study(study, out, engine_maker(engine.value, workers, address), LiveStudy(stderr))
+        return run_study(study, out, make_engine, LiveStudy(stderr))
 
 
 def _write_pages(out: Path) -> Path:

@@ -52,6 +52,7 @@ _OPTION_CHECKS: tuple[Check[CheckContext], ...] = (
     loss_balance.loss_balance,
     training.learning_rate,
     training.budget,
+    training.student_statistics,
     training.regularisation,
 )
 CHECKS: tuple[Check[CheckContext], ...] = (
@@ -129,8 +130,7 @@ def diagnose_recipe(
                     chosen[place:place] = text_input.CHECKS
                 for position, check in enumerate(chosen):
                     observer.phase("checks", position, len(chosen))
-                    finding = part.as_of_whole(check.attempt(context))
-                    findings.append(finding if context.run_context.data.train.tokens is None else finding.of_texts())
+                    findings.append(part.as_of_whole(check.attempt(context)))
                 observer.phase("checks", len(chosen), len(chosen))
     finally:
         observer.run_ended()

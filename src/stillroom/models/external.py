@@ -88,33 +88,28 @@ def default_image_size(name: str, field: str = "model") -> int:
 PRETRAINED = "pretrained"
 
 
-def pretrained_file(name: str, field: str) -> Path:
+def pretrained_file(name: str, field: str, file_field: str | None = None) -> Path:
     """The published weights of a model as a file below the folder of caches, fetched once.
 
     Args:
         name: ``timm:NAME`` or ``torchvision:NAME``.
-        field: what errors call the weights.
+        field: what errors call the wish for them.
+        file_field: what names a file in their place; left out: the same.
+
+    Raises:
+        BadInput: they cannot be had, with how to bring a file.
     """
     kept = cache_root() / PRETRAINED / f"{re.sub(r'[^A-Za-z0-9._-]', '--', name)}.safetensors"
     if not kept.is_file():
         kept.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{kept}.lock"):
             if not kept.is_file():
-                write_bytes(kept, save(pretrained_state(name, field, field)), checksum=True)
+                write_bytes(kept, save(_pretrained_state(name, field, file_field or field)), checksum=True)
     return kept
 
 
-def pretrained_state(name: str, field: str, file_field: str) -> dict[str, torch.Tensor]:
-    """The published weights of a model, fetched by its library (over the network, or from its cache).
-
-    Args:
-        name: ``timm:NAME`` or ``torchvision:NAME``.
-        field: what errors call the wish for them.
-        file_field: what names a file in their place.
-
-    Raises:
-        BadInput: they cannot be had, with how to bring a file.
-    """
+def _pretrained_state(name: str, field: str, file_field: str) -> dict[str, torch.Tensor]:
+    """The published weights of a model, fetched by its library (over the network, or from its cache)."""
     library, _, model = name.partition(":")
     if not is_external(name):
         raise BadInput(field, name, f"a model of timm or torchvision; {file_field} FILE for others")

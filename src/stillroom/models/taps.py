@@ -11,11 +11,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from stillroom.errors import BadInput, format_error
-from stillroom.models.modes import eval_mode, plain_attention
+from stillroom.models.cost import count_multiply_adds
+from stillroom.models.modes import eval_mode
 from stillroom.models.reader import FEATURES, LOGITS, TapReader
 from stillroom.models.tail import can_replay
 from stillroom.models.tracing import Traced, Untraceable, is_activation, owner, trace
@@ -225,7 +224,6 @@ def _outermost(names: Sequence[str], taken: Sequence[str]) -> str:
 
 
 def _read_taps(model: nn.Module, example: Tensor, names: Sequence[str], field: str) -> tuple[Tap, ...]:
-    counter = FlopCounterMode(display=False)
     layers = 0
     done: dict[str, tuple[int, int]] = {}
 
@@ -233,13 +231,11 @@ def _read_taps(model: nn.Module, example: Tensor, names: Sequence[str], field: s
         nonlocal layers
         layers += 1
 
-    taps = TapReader(
-        model, names, field=field, on_read=lambda name: done.update({name: (int(counter.get_total_flops()), layers)})
-    )
+    taps = TapReader(model, names, field=field, on_read=lambda name: done.update({name: (counted(), layers)}))
     leaves = [module for module in model.modules() if not any(module.children())]
     handles = [leaf.register_forward_hook(count) for leaf in leaves]
     try:
-        with eval_mode(model), torch.no_grad(), plain_attention(), sdpa_kernel(SDPBackend.MATH), taps, counter:
+        with taps, count_multiply_adds(model) as counted:
             model(example[:1])
         read = taps.take()
     except RuntimeError as error:
@@ -249,7 +245,7 @@ def _read_taps(model: nn.Module, example: Tensor, names: Sequence[str], field: s
     finally:
         for handle in handles:
             handle.remove()
-    total, all_layers = int(counter.get_total_flops()), layers
+    total, all_layers = counted(), layers
     unordered = []
     if LOGITS in read and read[LOGITS].dim() != 2:
         raise BadInput(

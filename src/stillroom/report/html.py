@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -17,6 +18,7 @@ from stillroom.files import write_text
 from stillroom.report.charts import DARK, LIGHT, TEMPLATE, css, dark_of_light
 from stillroom.report.formats import short
 from stillroom.report.numbers import plot_numbers
+from stillroom.wording import IMAGES, Unit
 
 _PACKAGE = "stillroom.report"
 # Nothing is fetched and nothing is sent: styles and scripts are the page's own, images are data. Plotly hands a
@@ -29,16 +31,19 @@ POLICY = (
 POLICY_IN_STUDY = POLICY.replace("script-src", "script-src 'self' file:")
 
 
-def rendered(template: str, *, figures: dict[str, Any], plotly_at: str | None = None, **context: Any) -> str:
+def rendered(
+    template: str, *, figures: dict[str, Any], plotly_at: str | None = None, unit: Unit = IMAGES, **context: Any
+) -> str:
     """A page as text.
 
     Args:
         template: its name in ``templates``; it extends ``base.html.j2``.
         figures: the plots by key.
         plotly_at: the address of plotly, from the page; left out, it stands in the page where there are plots.
+        unit: what a sample of the data is called, which the page's sentences leave open.
         context: what else the template lays out.
     """
-    return str(
+    return unit.fill(
         _environment()
         .get_template(template)
         .render(
@@ -85,6 +90,15 @@ def unbroken(text: str) -> Markup:
     return Markup(str(escape(text)).replace("top-1", '<span class="unbroken">top-1</span>'))
 
 
+def breakable(text: str) -> Markup:
+    """A name, escaped, that may be broken between its parts, so that a column need not be as wide as all of it.
+
+    >>> print(breakable("timm:resnet_18<"))
+    timm:<wbr>resnet_<wbr>18&lt;
+    """
+    return Markup(re.sub(r"([:_./-])(?=\w)", r"\1<wbr>", str(escape(text))))
+
+
 def with_code(text: str) -> Markup:
     """A text, escaped, with what stands between backticks as code.
 
@@ -113,7 +127,13 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"unbroken": unbroken, "short": short, "with_code": with_code, "numbers": plot_numbers}
+    environment.filters |= {
+        "unbroken": unbroken,
+        "breakable": breakable,
+        "short": short,
+        "with_code": with_code,
+        "numbers": plot_numbers,
+    }
     return environment
 
 

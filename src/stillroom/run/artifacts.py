@@ -18,6 +18,7 @@ from stillroom.files import canonical_json, digest, write_bytes
 from stillroom.models.cost import latency
 from stillroom.models.modes import TrainedPart
 from stillroom.models.prepared import PreparedModel, size_of
+from stillroom.models.running_statistics import starting_share
 from stillroom.run.build import RunParts
 from stillroom.run.records import budget_hash
 from stillroom.schema.measures import figures_of, measure_outputs
@@ -31,6 +32,9 @@ from stillroom.train.loop import Progress
 EXAMPLES = 36
 LATENCY_BATCHES = (1, 64)
 LATENCY_LENGTHS = (8, 16, 32, 64, 128, 256, 512)  # tokens of a text, at batch 1
+
+# Less of the starting values in running statistics is not worth a line.
+_STARTING = 0.01
 
 TeacherLogits = Mapping[str, Tensor | None]
 
@@ -100,6 +104,7 @@ def run_summary(
         **({"custom": dict(parts.custom)} if parts.custom else {}),
         **({"stopped": _stopped(parts, progress)} if progress.stopped else {}),
         **({"trained": trained_facts(parts.trained)} if parts.trained is not None else {}),
+        **_batch_norm(parts, progress),
         "device": recipe.training.device,
         "precision": recipe.training.precision,
         "threads": torch.get_num_threads(),
@@ -124,6 +129,14 @@ def _stopped(parts: RunParts, progress: Progress) -> dict[str, Any]:
         "measure": TASK_INFO[parts.train.task].primary.name,
         "best": progress.best,
     }
+
+
+def _batch_norm(parts: RunParts, progress: Progress) -> dict[str, Any]:
+    """Where the running statistics of the student still hold their starting values."""
+    momentum, batches = parts.norm_momentum, progress.step * progress.parts
+    if parts.recipe.training.recompute_batch_norm is not None or starting_share(momentum, batches) < _STARTING:
+        return {}
+    return {"batch_norm": {"momentum": momentum, "batches": batches}}
 
 
 def trained_facts(part: TrainedPart) -> dict[str, Any]:

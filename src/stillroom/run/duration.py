@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from stillroom.data.config import AugmentationConfig
 from stillroom.data.images import ImageSet
@@ -18,6 +21,7 @@ from stillroom.randomness import seed_rng
 from stillroom.run.components import build_model
 from stillroom.train.config import TrainingConfig
 from stillroom.train.device import autocast, exact_float32, resolve_device, resolve_precision, resolve_threads, threads
+from stillroom.train.optimisation import build_optimizer
 
 _IMAGES = 8
 
@@ -30,15 +34,29 @@ class Speed:
     learn: float  # forward and backward; 0 where it was not measured
 
 
-def measure_speed(config: ModelConfig, data: ImageSet, training: TrainingConfig, field: str, *, learns: bool) -> Speed:
-    """Time a model with random weights on a few images of the data.
+def measure_speed(
+    config: ModelConfig,
+    data: ImageSet,
+    training: TrainingConfig,
+    field: str,
+    *,
+    learns: bool,
+    batch: int,
+    patience: float,
+) -> Speed:
+    """Time a model with random weights on a few images of the data, then on a batch.
+
+    An image takes longer in a batch, whose features no longer fit into the processor's caches and whose memory is asked
+    of the system anew at each step.
 
     Args:
         config: the model; its weights are not read.
         data: training images.
         training: where and how it would be trained.
         field: what errors call the model.
-        learns: whether backward passes are timed, too.
+        learns: whether steps of training are timed, too.
+        batch: images of a step.
+        patience: seconds that a pass over a batch may take; where it would take longer, a few images have to do.
     """
     device = resolve_device(training.device)
     precision = resolve_precision(training.precision, device)
@@ -46,21 +64,32 @@ def measure_speed(config: ModelConfig, data: ImageSet, training: TrainingConfig,
         model = build_model(config.without_weights(), data, field).to(device)
         prepared = with_layout(model, config, data, field)
         model = prepared.model
-        images = prepared.inputs(data.images[:_IMAGES])
+        optimizer = build_optimizer([model], training.optimizer)
 
-        def answer() -> None:
+        def answer(images: Tensor) -> None:
             with torch.no_grad():
                 model(images)
 
-        def learn() -> None:
+        def learn(images: Tensor) -> None:
             with autocast(device, precision):
                 outputs = model(images)
             outputs.float().square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        def timed(work: Callable[[Tensor], None]) -> float:
+            few = prepared.inputs(data.images[:_IMAGES])
+            found = _seconds(partial(work, few), device) / len(few)
+            if len(few) < batch and found * batch <= patience:
+                # The same ones again, without reading more; torch.cat keeps their memory layout.
+                whole = torch.cat([few] * math.ceil(batch / len(few)))[:batch]
+                found = _seconds(partial(work, whole), device, repeats=1) / batch
+            return found
 
         model.eval()
-        forward = _seconds(answer, device)
+        forward = timed(answer)
         model.train()
-        return Speed(forward / len(images), _seconds(learn, device) / len(images) if learns else 0.0)
+        return Speed(forward, timed(learn) if learns else 0.0)
 
 
 def measure_reading(data: ImageSet, augmentation: AugmentationConfig, training: TrainingConfig) -> float:
@@ -72,10 +101,10 @@ def measure_reading(data: ImageSet, augmentation: AugmentationConfig, training: 
         return _seconds(lambda: list(loader.batches([(rows, 0)])), device) / len(rows)
 
 
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
+def _seconds(work: Callable[[], object], device: torch.device, repeats: int = 2) -> float:
     """The lesser of two times: the first call may compile kernels."""
     found = []
-    for _ in range(2):
+    for _ in range(repeats):
         began = time.perf_counter()
         work()
         if device.type == "cuda":

@@ -11,17 +11,19 @@ from typing import Any
 import yaml
 
 from stillroom.errors import BadInput, format_error
-from stillroom.files import parse_yaml, write_bytes, write_text
-from stillroom.models.weights import read_state
+from stillroom.files import parse_yaml, write_text
+from stillroom.run.export import SUFFIXES, export_run
 from stillroom.schema.base import read_json
-from stillroom.schema.run import SUMMARY, RunSummary, check_finished
+from stillroom.schema.run import SUMMARY, RunSummary
 from stillroom.tasks import TASK_INFO
 
 _NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
 _TOKEN = re.compile(r"hf_\w+")
 
 
-def push_run(run: Path, name: str, *, private: bool = True) -> dict[str, Any]:
+def push_run(
+    run: Path, name: str, *, private: bool = True, form: str = "safetensors", pixels: bool = False
+) -> dict[str, Any]:
     """Upload a run's student with a model card; the files are written to ``RUN/export/hub`` first, and stay there.
 
     Access is what ``huggingface_hub`` finds, as ``hf auth login`` or ``HF_TOKEN`` left it; no token is read or written
@@ -31,16 +33,20 @@ def push_run(run: Path, name: str, *, private: bool = True) -> dict[str, Any]:
         run: a finished run's folder.
         name: of the repository, ``OWNER/NAME``.
         private: whether a new repository is private.
+        form: ``safetensors``, or what is uploaded beside it, as :func:`stillroom.run.export.export_run` takes it.
+        pixels: the graph takes uint8 images.
 
     Returns:
         ``folder`` and ``url``.
 
     Raises:
-        BadInput: the run or the name cannot be used, the package is missing, or the hub refuses or cannot be reached.
+        BadInput: the run, the name or the form cannot be used, the package is missing, or the hub refuses or cannot be
+            reached.
+        RunFailed: the exported model does not answer as the student does.
     """
     if not _NAME.fullmatch(name):
         raise BadInput("--push", name, "OWNER/NAME, a repository of the Hugging Face hub")
-    folder = write_hub_folder(run)
+    folder = write_hub_folder(run, form, pixels=pixels)
     try:
         client: Any = importlib.import_module("huggingface_hub").HfApi()
     except ImportError:
@@ -58,18 +64,21 @@ def push_run(run: Path, name: str, *, private: bool = True) -> dict[str, Any]:
     return {"folder": str(folder), "url": f"https://huggingface.co/{name}"}
 
 
-def write_hub_folder(run: Path) -> Path:
+def write_hub_folder(run: Path, form: str = "safetensors", *, pixels: bool = False) -> Path:
     """Write ``README.md`` (the model card), ``model.safetensors`` and ``recipe.yaml`` to ``RUN/export/hub``.
 
-    Of paths in the recipe the last part alone is left.
+    Of paths in the recipe the last part alone is left. Another form is written beside the weights, as ``model.onnx``;
+    what an earlier call wrote there is removed.
     """
-    check_finished(run)
-    read_state(run / "student.safetensors", field="student")
     folder = run / "export" / "hub"
+    for suffix in SUFFIXES.values():
+        (folder / f"model.{suffix}").unlink(missing_ok=True)
+    for each in dict.fromkeys(("safetensors", form)):
+        graph = folder / f"model.{SUFFIXES.get(each, each)}"
+        export_run(run, each, graph, pixels=pixels and each == form)
     recipe = _without_folders(parse_yaml((run / "recipe.yaml").read_text(encoding="utf-8")))
-    write_bytes(folder / "model.safetensors", (run / "student.safetensors").read_bytes())
     write_text(folder / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
-    write_text(folder / "README.md", model_card(read_json(RunSummary, run / SUMMARY)))
+    write_text(folder / "README.md", model_card(read_json(RunSummary, run / SUMMARY), graph.name, pixels=pixels))
     return folder
 
 
@@ -84,10 +93,15 @@ def _without_folders(content: Any) -> Any:
     return [_without_folders(each) for each in content] if isinstance(content, list) else content
 
 
-def model_card(summary: RunSummary) -> str:
+def model_card(summary: RunSummary, file: str = "model.safetensors", *, pixels: bool = False) -> str:
     """The card of a run's student, Markdown with the hub's header: what it is, how good, how made, how far that goes.
 
     The header names no license: that is the owner's to choose.
+
+    Args:
+        summary: the run's.
+        file: the weights' name, or that of a graph next to them.
+        pixels: whether the graph takes uint8 images.
     """
     info = TASK_INFO[summary.task]
     image = summary.data.vocabulary is None
@@ -132,6 +146,24 @@ from safetensors.torch import load_file
 state = load_file("model.safetensors")  # of {_plain(summary.model)}, {summary.data.classes} outputs
 ```
 Input: {"×".join(map(str, summary.data.shape))}, as `student.preprocess` in `recipe.yaml` says.
+{_graph_lines(file, pixels, "images" if image else "ids")}"""
+
+
+def _graph_lines(file: str, pixels: bool, given: str) -> str:
+    """How the graph next to the weights is run; empty where there is none."""
+    if file.endswith(".safetensors"):
+        return ""
+    if file.endswith(".pt2"):
+        code = f'import torch\nlogits = torch.export.load("{file}").module()(inputs)'
+    else:
+        session = f'onnxruntime.InferenceSession("{file}")'
+        code = f'import onnxruntime\nlogits = {session}.run(None, {{"{given}": inputs}})[0]'
+    takes = "uint8 images; the preprocess is inside" if pixels else "what the preprocess gives"
+    return f"""
+`{file}` needs no code of the model; it takes {takes}:
+```python
+{code}
+```
 """
 
 

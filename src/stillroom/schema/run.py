@@ -185,22 +185,22 @@ class DataQuality(JsonObject):
     def leak_words(self) -> str:
         """How many test images are training images."""
         if self.shared == self.test:
-            return f"all {self.test:,} test images are training images, too: the accuracy is that of training"
+            return f"all {self.test:,} test $images are training $images, too: the accuracy is that of training"
         times = f", {self.shared_relabelled:,} of them with another label" if self.shared_relabelled else ""
-        return f"{self.shared:,} of {self.test:,} test images are training images, too{times}"
+        return f"{self.shared:,} of {self.test:,} test $images are training $images, too{times}"
 
     def copies_words(self) -> str:
         """How many training images are there twice."""
         times = f", {self.copies_relabelled:,} of them with another label" if self.copies_relabelled else ""
-        return f"{self.copies:,} of {self.train:,} training images are copies of others{times}"
+        return f"{self.copies:,} of {self.train:,} training $images are copies of others{times}"
 
     def imbalance_words(self) -> str:
         """How unequal the classes are."""
         if not self.largest:
-            return "no training image has a label"
+            return "no training $image has a label"
         if self.largest == self.smallest:
-            return f"each class has {self.largest:,} training images"
-        words = f"{self.largest:,} training images of {self.largest_class!r}, {self.smallest:,} of "
+            return f"each class has {self.largest:,} training $images"
+        words = f"{self.largest:,} training $images of {self.largest_class!r}, {self.smallest:,} of "
         return f"{words}{self.smallest_class!r}: {self.imbalance:.0f} to 1"
 
     def warnings(self) -> list[str]:
@@ -284,11 +284,18 @@ class TrainedPartSummary(JsonObject):
     of: Count
 
 
+class BatchNormSummary(JsonObject):
+    """Running statistics that began with a mean of 0 and a variance of 1."""
+
+    momentum: float = Field(description="The smallest of the student's batch norms.")
+    batches: Count = Field(description="Training batches that went into them.")
+
+
 PLAN = "plan.json"
 
 
 class RunPlan(JsonFile):
-    """``plan.json`` of `stillroom distill --data`: the epochs that fit into the minutes, and how long that takes."""
+    """``plan.json`` of `stillroom distill --data`: the epochs that fit into the minutes, and how long all takes."""
 
     teacher_epochs: Count
     student_epochs: PositiveCount
@@ -337,6 +344,9 @@ class RunSummary(JsonFile):
     custom: dict[str, str] | None = Field(None, description="Classes of the user's own optimizer and scheduler.")
     stopped: StoppedEarly | None = Field(None, description="Where `training.patience` ended it before its last epoch.")
     trained: TrainedPartSummary | None = Field(None, description="Where `training.train_only` trained a part alone.")
+    batch_norm: BatchNormSummary | None = Field(
+        None, description="Where so few batches went into the running statistics that they hold their starting values."
+    )
     device: str
     precision: str
     threads: PositiveCount

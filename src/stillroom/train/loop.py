@@ -17,6 +17,7 @@ from stillroom.data.loader import Batch, BatchLoader, BatchSampler, Request
 from stillroom.errors import BadInput, OutOfMemory, shorten
 from stillroom.files import canonical_json, digest
 from stillroom.memory import Snapshot, is_out_of_memory, release_memory
+from stillroom.models.running_statistics import moving_norms, recompute_statistics
 from stillroom.models.weights import save_weights
 from stillroom.randomness import derive_seed
 from stillroom.runtime import Runtime
@@ -25,7 +26,7 @@ from stillroom.train.config import TrainingConfig
 from stillroom.train.device import autocast, seed_step
 from stillroom.train.folder import RunFolder
 from stillroom.train.interruption import Interruption
-from stillroom.train.optimisation import MovingAverage, OwnOptimisation, lr_factor, scale_lr
+from stillroom.train.optimisation import MovingAverage, OwnOptimisation, apply_schedule
 from stillroom.train.recorders import Clock, EvaluationInfo, Meter, StepHook, StepInfo
 from stillroom.train.step import DistillStep, check_not_silent, is_compile_error
 from stillroom.wording import counted
@@ -150,7 +151,7 @@ class Trainer:
                 if position == 0:
                     self._sign(progress, epoch)
                 if scheduler is None:
-                    scale_lr(optimizer, rates, lr_factor(self.config.schedule, progress.step, total))
+                    apply_schedule(optimizer, rates, self.config.schedule, progress.step, total)
                 losses = self._learn(wrapped, batch, progress, total)
                 if self.config.clip_norm is not None:
                     nn.utils.clip_grad_norm_(self.step.parameters(), self.config.clip_norm)
@@ -300,6 +301,7 @@ class Trainer:
     ) -> dict[str, float]:
         """Evaluate on the validation images, or else on the test split, and on this at the end; its figures then."""
         step, best, waited, stops = progress.step, progress.best, 0, False
+        self._recompute_statistics(kept, step, per_epoch, interruption)
         if self.validate is not None:
             found = self._evaluate_on("validation", self.validate, kept, step, per_epoch, interruption)
             if self.config.patience is not None:
@@ -316,10 +318,28 @@ class Trainer:
         if stops:
             self.runtime.observer.note(
                 f"stopped after epoch {_epoch(step, per_epoch):g} of {total / per_epoch:g}: {self.patience_for} on the "
-                f"validation images did not rise above {best:.2f} in {counted(waited, 'evaluation')}; the last weights "
-                "are kept"
+                f"validation {self.loader.unit.many} did not rise above {best:.2f} in {counted(waited, 'evaluation')}; "
+                "the last weights are kept"
             )
         return figures
+
+    def _recompute_statistics(self, kept: nn.Module, step: int, per_epoch: int, interruption: Interruption) -> None:
+        """Those of the model's batch norms, on the last epoch's first batches, where the recipe says so."""
+        count = self.config.recompute_batch_norm
+        names = list(moving_norms(self.step.student)) if count is not None else []
+        if count is None or not names:
+            return
+        epoch = (step - 1) // per_epoch
+        rows = (self.sampler.indices(epoch, position) for position in range(min(count, per_epoch)))
+        view = view_of(epoch, self.loader.augmentation)
+        stream = self.loader.batches((self.runtime.processes.shard(each), view) for each in rows)
+        with (
+            interruption.immediate(),
+            self.runtime.clock.phase("evaluation"),
+            closing(stream),
+            autocast(self.runtime.device, self.runtime.precision),
+        ):
+            recompute_statistics(kept, names, (self.step.preprocess(batch.images) for batch in stream))
 
     def _evaluate_on(
         self,

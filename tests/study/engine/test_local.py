@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from processes import fork_python
+from processes import Process, fork_python
 from stillroom.cli import run
 from stillroom.study.engine.base import Job
 from stillroom.study.engine.local import LocalEngine
@@ -134,6 +134,45 @@ def test_a_busy_worker_ends_with_whoever_started_it(place: Path) -> None:
         worker.stdin.close()
         assert worker.wait(600) == 0
     assert is_free(busy)
+
+
+COPIES = """
+import json, os, signal
+from pathlib import Path
+from stillroom.study.engine.base import Job
+from stillroom.study.engine.local import LocalEngine
+
+def line_of(pid):
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+with LocalEngine(2, Path("logs"), fork=True) as engine:
+    engine.warm(2)
+    first, second = (engine._workers[slot].process for slot in (0, 1))
+    assert line_of(first.pid) == line_of(second.pid) == line_of("self"), "neither is a new interpreter"
+    while os.readlink(f"/proc/{second.pid}/fd/0") != os.devnull:
+        pass  # it has its streams to claim first
+    files = [os.readlink(entry) for entry in Path(f"/proc/{second.pid}/fd").iterdir() if entry.exists()]
+    pipes = [file for file in files if file.startswith("pipe:")]
+    assert len(set(pipes)) == 2, "a worker that holds another's pipe would keep it alive"
+    os.kill(first.pid, signal.SIGKILL)
+    while first.alive:
+        pass
+    assert first.describe_end().startswith("its process was killed by SIGKILL")
+    for content in json.loads(Path("jobs.json").read_text()):
+        engine.submit(Job(**content))
+    ended = {outcome.id: outcome.ending for _ in range(2) for outcome in engine.wait(300)}
+    assert set(ended.values()) == {"done"} and len(ended) == 2, ended
+assert not Path(f"/proc/{second.pid}").exists()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are copies on Linux alone")
+def test_workers_of_a_command_are_copies_of_it_and_do_the_same(place: Path) -> None:
+    new, copy = job(place / "new", recipe(epochs=None, steps=3)), job(place / "copy", recipe(epochs=None, steps=3))
+    (place / "jobs.json").write_text(json.dumps([new.as_dict(), copy.as_dict()]))
+    process = Process(script=COPIES, environment={"PATH": ""})  # where nvidia-smi could be found
+    assert process.wait() == 0, process.communicate()
+    assert left_by(new) == left_by(copy)
 
 
 @pytest.mark.parametrize(

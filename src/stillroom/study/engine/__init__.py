@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 EngineMaker = Callable[["StudyFolder", int], Engine]
 
 
-def engine_maker(name: str, workers: int | None, address: str | None) -> EngineMaker:
+def engine_maker(name: str, workers: int | None, address: str | None, fork: bool = False) -> EngineMaker:
     """The maker of an engine.
 
     Args:
         workers: jobs side by side; left out: as many as the threads of each leave cores for.
+        fork: whether this process has done nothing with PyTorch but import it, so that workers may be copies of it.
 
     Raises:
         BadInput: there is no such engine.
@@ -30,7 +31,7 @@ def engine_maker(name: str, workers: int | None, address: str | None) -> EngineM
         from stillroom.data.reading import num_cores
         from stillroom.study.engine.local import LocalEngine
 
-        return LocalEngine(workers or max(num_cores() // threads, 1), folder.logs)
+        return LocalEngine(workers or max(num_cores() // threads, 1), folder.logs, fork=fork)
 
     def ray(folder: StudyFolder, threads: int) -> Engine:
         from stillroom.study.engine.ray import RayEngine

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import shutil
+import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +17,7 @@ from stillroom.study.engine.pipes import Message, WorkerProcess
 from stillroom.study.engine.worker import SLOT_VARIABLE
 
 _WORKER_MODULE = "stillroom.study.engine.worker"
+_JOBS_MODULE = "stillroom.study.engine.jobs"  # what a worker imports
 _PATIENCE = 10.0  # seconds that workers have to end a step and save
 
 
@@ -31,21 +36,28 @@ class LocalEngine(Engine):
     Args:
         slots: how many jobs go side by side.
         logs: folder in which each worker leaves what it prints, such as ``worker-0.log``.
+        fork: begin the first workers as copies of this process, which has done nothing with PyTorch but import it.
     """
 
     name = "local"
 
-    def __init__(self, slots: int, logs: Path) -> None:
+    def __init__(self, slots: int, logs: Path, *, fork: bool = False) -> None:
         self.slots = slots
+        # Of several threads, a copy would hold the locks for ever; each worker chooses its own GPU before it imports
+        # PyTorch; and the libraries of macOS do not survive a fork.
+        alone = sys.platform == "linux" and threading.active_count() == 1
+        self._fork = fork and alone and shutil.which("nvidia-smi") is None
         self._logs = logs
         self._workers: dict[int, _Slot] = {}
         self._messages: Queue[tuple[WorkerProcess, Message | None]] = Queue()
 
     def warm(self, jobs: int) -> None:
-        """Start as many workers as there are jobs for: each takes seconds to import PyTorch."""
+        """Start as many workers as there are jobs for: each takes seconds to import PyTorch, where it is no copy."""
+        if self._fork:
+            importlib.import_module(_JOBS_MODULE)
         for slot in range(min(self.slots, jobs)):
             if slot not in self._workers:
-                self._workers[slot] = self._start(slot)
+                self._workers[slot] = self._start(slot, fork=self._fork)
 
     def submit(self, job: Job) -> None:
         """Give the job to a worker that has none."""
@@ -86,13 +98,17 @@ class LocalEngine(Engine):
             worker.process.stop(patience=_PATIENCE)
         self._workers.clear()
 
-    def _start(self, slot: int) -> _Slot:
+    def _start(self, slot: int, *, fork: bool = False) -> _Slot:
         # Each run sets its own threads; what is done around it shall not take every core from the others.
         environment = {"OMP_NUM_THREADS": "1", **os.environ, SLOT_VARIABLE: str(slot)}
         log = self._logs / f"worker-{slot}.log"
         return _Slot(
             WorkerProcess(
-                _WORKER_MODULE, log, environment, lambda process, message: self._messages.put((process, message))
+                _WORKER_MODULE,
+                log,
+                environment,
+                lambda process, message: self._messages.put((process, message)),
+                fork=fork,
             )
         )
 

@@ -7,18 +7,23 @@ closing its input ends it, however its parent died.
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 Message = dict[str, Any]
+_POLL = 0.01  # seconds
 
 
 class WorkerProcess:
@@ -29,6 +34,7 @@ class WorkerProcess:
         log: its standard error is added to this file.
         on_message: called with the process and each object that it sends, and with None once it is gone, from another
             thread.
+        fork: have it begin as a copy of this process, which has imported what it needs.
     """
 
     def __init__(
@@ -37,17 +43,23 @@ class WorkerProcess:
         log: Path,
         environment: Mapping[str, str],
         on_message: Callable[[WorkerProcess, Message | None], None],
+        *,
+        fork: bool = False,
     ) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
+        self._process: subprocess.Popen[bytes] | _ForkedProcess
         with log.open("ab") as errors:
-            # -P: a file of the working folder must not stand in for a module of the same name.
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", module],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env=environment,
-            )
+            if fork:
+                self._process = _ForkedProcess(module, errors, environment)
+            else:
+                # -P: a file of the working folder must not stand in for a module of the same name.
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", module],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    env=environment,
+                )
         assert self._process.stdin is not None
         self._input = self._process.stdin
         self._on_message = on_message
@@ -107,6 +119,78 @@ class WorkerProcess:
                 if line.endswith(b"\n"):
                     self._on_message(self, json.loads(line))
         self._on_message(self, None)
+
+
+class _ForkedProcess:
+    """A copy of this process that runs a module's ``main``, with what is used here of ``subprocess.Popen``."""
+
+    def __init__(self, module: str, errors: IO[bytes], environment: Mapping[str, str]) -> None:
+        main: Callable[[], None] = importlib.import_module(module).main
+        jobs, answers = os.pipe(), os.pipe()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # What is collected in the copy would close files whose numbers are others' by then.
+        gc.collect()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _be_worker(main, (jobs[0], answers[1], errors.fileno()), environment)
+        os.close(jobs[0])
+        os.close(answers[1])
+        self.stdin, self.stdout = os.fdopen(jobs[1], "wb"), os.fdopen(answers[0], "rb")
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        """The exit code, as Popen has it; None while it runs."""
+        if self._code is None:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            self._code = os.waitstatus_to_exitcode(status) if ended else None
+        return self._code
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code; TimeoutExpired where it runs still after so many seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if deadline is not None and time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+            time.sleep(_POLL)
+        return code
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+def _be_worker(main: Callable[[], None], streams: tuple[int, int, int], environment: Mapping[str, str]) -> None:
+    """In the copy: have a worker's streams and variables, and no file of the process that it was; then end."""
+    import fcntl
+
+    code = 1
+    try:
+        # Above 2 first: where this process began without standard streams, a pipe may have one of their numbers.
+        for number, stream in enumerate([fcntl.fcntl(stream, fcntl.F_DUPFD, 3) for stream in streams]):
+            os.dup2(stream, number)
+        # Other workers' pipes among them, which would not end with their driver, and the study's lock.
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        os.environ.clear()
+        os.environ.update(environment)
+        if not sys.flags.safe_path:
+            del sys.path[0]
+        main()
+        code = 0
+    except KeyboardInterrupt:
+        code = 130
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
 def describe_exit(code: int) -> str:

@@ -40,8 +40,12 @@ def main() -> None:
     threading.Thread(target=_read, args=(incoming, jobs), daemon=True).start()
     take_gpu(os.environ)
     # Here, not above: torch must find the GPU chosen, and the seconds that it takes pass while a job is on its way.
+    import torch
+
     from stillroom.study.engine.jobs import attempt
 
+    if os.environ.get("OMP_NUM_THREADS") == "1":
+        torch.set_num_threads(1)  # a copy of its driver has imported torch without that variable
     while True:
         outcome = attempt(Job(**json.loads(jobs.get())))
         try:
