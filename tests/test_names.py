@@ -30,7 +30,7 @@ RETIRED = {
     "Objective": r"\b[Oo]bjectives\b|\bObjective\b|\bObjective(?=[A-Z])|(?<=[a-z])Objective",
     "Tutor": r"[Tt]utor(?!ial)",
     "Remembered, Counted, Whole": as_type("Remembered", "Counted", "Whole"),
-    "Dressed, pipe, settled": r"\b[Dd]ress(?:ed)?\b|\.pipe\b|\.settled\b",
+    "Dressed, pipe, settled": r"\b[Dd]ress(?:ed)?\b|(?<!\bos)\.pipe\b|\.settled\b",
     "Materials": r"\bMaterials\b|\bmaterials\b|import (?:.*, )?gather\b",
     "Setting, OneRun, go": r"\bsetting\.(?:recipe|data|device|processes|precision|observer)\b|\bOneRun\b|\.go\(\)",
     "Lesson, Knowledge, Reads": r"\bLesson\b|" + as_type("Knowledge(?! [A-Z])", "Reads"),
