@@ -318,8 +318,8 @@ class Trainer:
         if stops:
             self.runtime.observer.note(
                 f"stopped after epoch {_epoch(step, per_epoch):g} of {total / per_epoch:g}: {self.patience_for} on the "
-                f"validation images did not rise above {best:.2f} in {counted(waited, 'evaluation')}; the last weights "
-                "are kept"
+                f"validation {self.loader.unit.many} did not rise above {best:.2f} in {counted(waited, 'evaluation')}; "
+                "the last weights are kept"
             )
         return figures
 
