@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import random
+import resource
 import shlex
 import shutil
 import signal
@@ -120,9 +121,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, help="write a page of results here")
     parser.add_argument("--overhead", action="store_true", help="one worker and two alone: the ratio, printed only")
+    parser.add_argument(
+        "--processor", action="store_true", help="the same by seconds of the processor, on a machine that is not quiet"
+    )
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
 
+    if arguments.processor:
+        print(processor_overhead(arguments))
+        return
     one = Way("one", arguments, "--workers", "1")
     walls = {"one worker": one.to_the_end()}
     two = Way("two", arguments, "--workers", "2")
@@ -158,6 +165,39 @@ def main() -> None:
         write_text(arguments.results, page)
     if not all(same.values()):
         sys.exit("the tables differ")
+
+
+def processor_overhead(arguments: argparse.Namespace) -> str:
+    """Seconds of the processor of the command with two workers, and of its jobs alone, done in this process."""
+    from stillroom.study import compare
+    from stillroom.study.config import load_study
+    from stillroom.study.engine import in_process, jobs
+
+    way = Way("two", arguments, "--workers", "2")
+    way.to_the_end()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = used.ru_utime + used.ru_stime
+    seconds: dict[str, float] = {}
+
+    def timed(job: jobs.Job) -> dict[str, object]:
+        began = time.process_time()
+        result = jobs.perform(job)
+        seconds[job.id] = time.process_time() - began
+        return result
+
+    engine = in_process.InProcessEngine()
+    engine._perform = timed
+    alone = Way("alone", arguments)
+    os.environ["STILLROOM_CACHE"] = alone.environment["STILLROOM_CACHE"]
+    compare.compare(load_study(arguments.study, arguments.overrides), alone.folder, lambda folder, threads: engine)
+    runs = [took for job, took in seconds.items() if job.startswith("run/")]
+    before = sum(seconds.values()) - sum(runs)
+    more = command - before - sum(runs)
+    return (
+        f"- Processor: the command with two workers {command:.1f} s; its {len(runs)} runs by themselves "
+        f"{sum(runs):.1f} s, what comes before them {before:.1f} s; the rest {more:.1f} s, {more / len(runs):.2f} s a "
+        f"run: (command − before) / runs alone = **{(command - before) / sum(runs):.2f}**."
+    )
 
 
 def overhead(one: Way, wall: float) -> str:

@@ -109,7 +109,8 @@ def run(method: str, work: tuple[int, int, int, int | None], place: Path, overri
         command = [sys.executable, "-m", "stillroom", "distill", str(RECIPE), f"data.train_limit={images}"]
         command += [f"training.epochs={epochs}", f"training.evaluate_every={epochs}", "training.checkpoints=[]"]
         command += [f"data.test_limit={test_images}"] if test_images else []
-        command += [f"seed={seed}", *overrides, "--out", str(out), "--json"]
+        # As torch's OneCycleLR in the plain script.
+        command += ["training.schedule.momentum=[0.85,0.95]", f"seed={seed}", *overrides, "--out", str(out), "--json"]
     environment = {**os.environ, "STILLROOM_CACHE": str(place / "cache")}
     began, before = time.perf_counter(), os.times()
     printed = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True).stdout

@@ -49,13 +49,13 @@ class Cifar(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
         x = torch.from_numpy(self.images[row].copy()).permute(2, 0, 1).float().div(255)
-        x = (x - MEAN) / STD
         if self.augment:
+            # Before the normalisation, as torchvision's RandomCrop in front of Normalize: the padding is black.
             top, left = torch.randint(0, 9, (2,)).tolist()
             x = F.pad(x, (4, 4, 4, 4))[:, top : top + 32, left : left + 32]
             if torch.rand(()) < 0.5:
                 x = x.flip(2)
-        return x, self.labels[row]
+        return (x - MEAN) / STD, self.labels[row]
 
 
 def main(folder: str, images: int, epochs: int, seed: int, test_images: int | None = None) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from stillroom.observer import Observer
-from stillroom.wording import of_texts
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -106,31 +105,6 @@ class PhaseClock:
         """Seconds of each phase so far, and of all else as ``other``."""
         other = max(self.total() - sum(self._seconds.values()), 0.0)
         return {name: round(seconds, 4) for name, seconds in [*self._seconds.items(), ("other", other)]}
-
-
-class TextObserver(Observer):
-    """Passes on the progress of a run on texts; what is said of images is said of texts."""
-
-    def __init__(self, inner: Observer) -> None:
-        self._inner, self.began = inner, inner.began
-
-    def run_started(self, title: str, total_steps: int, done: int) -> None:
-        self._inner.run_started(title, total_steps, done)
-
-    def stepped(self, step: int) -> None:
-        self._inner.stepped(step)
-
-    def logged(self, line: dict[str, Any]) -> None:
-        self._inner.logged(line)
-
-    def phase(self, what: str, done: int, total: int) -> None:
-        self._inner.phase(of_texts(what), done, total)
-
-    def note(self, text: str) -> None:
-        self._inner.note(of_texts(text))
-
-    def run_ended(self) -> None:
-        self._inner.run_ended()
 
 
 @dataclass(frozen=True)

@@ -60,13 +60,13 @@ TASK_INFO: dict[Task, TaskInfo] = {
         "single-label data",
         "classes",
         (
-            Measure("top1", "top-1", "%", 2, True, "Share of test images whose most probable class is the true one."),
+            Measure("top1", "top-1", "%", 2, True, "Share of test $images whose most probable class is the true one."),
             Measure("top5", "top-5", "%", 2, True, "Share whose true class is among the five most probable."),
             Measure("nll", "NLL", "nats", 4, False, "Mean of −log of the true class's probability."),
             Measure("ece", "calibration error", "", 4, False, "How far confidence is from accuracy, over 15 bins."),
         ),
         (
-            Measure("agreement", "agreement with teacher", "%", 2, True, "Share of images with the same top-1."),
+            Measure("agreement", "agreement with teacher", "%", 2, True, "Share of $images with the same top-1."),
             Measure("teacher_kl", "KL to teacher", "nats", 4, False, "Mean KL divergence from the teacher's answer."),
         ),
         "an image has one class of several here, and this loss has no meaning for that",
@@ -78,7 +78,7 @@ TASK_INFO: dict[Task, TaskInfo] = {
             Measure("map", "mAP", "%", 2, True, "Average precision of each class, averaged over the classes."),
             Measure("macro_f1", "macro F1", "%", 2, True, "F1 of each class at probability .5, averaged."),
             Measure("micro_f1", "micro F1", "%", 2, True, "F1 at probability .5 of all decisions together."),
-            Measure("bce", "BCE", "nats", 4, False, "Binary cross-entropy, averaged over images and classes."),
+            Measure("bce", "BCE", "nats", 4, False, "Binary cross-entropy, averaged over $images and classes."),
         ),
         (
             Measure("agreement", "agreement with teacher", "%", 2, True, "Share of yes-or-no decisions that agree."),
@@ -88,7 +88,7 @@ TASK_INFO: dict[Task, TaskInfo] = {
                 "nats",
                 4,
                 False,
-                "Bernoulli KL divergence, averaged over images and classes.",
+                "Bernoulli KL divergence, averaged over $images and classes.",
             ),
         ),
         "an image may have several classes or none here, and this loss compares distributions over classes of which "

@@ -3,18 +3,46 @@
 from __future__ import annotations
 
 import json
-import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
-# Not where it is part of a name: in quotes, in a path, before or after a hyphen or an underscore.
-_IMAGE = re.compile(r"""(?<![\w\-./“"'`#])(?:([Aa])n )?([Ii])mage(s?)(?![\w\-/”"`]|\.\w|'(?!s\b)(?=\w))""")
-_PIXELS = re.compile(r"""(?<![\w\-./“"'`#])pixels(?![\w\-/”"`]|\.\w)""")
-# What plotly takes from the user's names.
-_NAMES = frozenset({"customdata", "name", "ticktext", "legendgroup", "key"})
-T = TypeVar("T")
+
+class Unit(NamedTuple):
+    """What a sample of the data is called.
+
+    A sentence that can be of any data holds it as a field (``$image``, ``$images``, ``$an_image``, ``$pixels``), and
+    whoever makes a finding, a note or a page of the sentence fills it in.
+
+    >>> TEXTS.fill("500 test $images, nats $an_image"), IMAGES.fill("500 test $images, nats $an_image")
+    ('500 test texts, nats a text', '500 test images, nats an image')
+    """
+
+    one: str
+    article: str
+    parts: str  # what one is made of
+
+    @property
+    def many(self) -> str:
+        """The plural."""
+        return f"{self.one}s"
+
+    def fill(self, sentence: str) -> str:
+        """A sentence with the unit filled in."""
+        article, one = self.article, self.one
+        for field, word in (
+            ("$an_image", f"{article} {one}"),
+            ("$An_image", f"{article.capitalize()} {one}"),
+            ("$image", one),
+            ("$Image", one.capitalize()),
+            ("$pixels", self.parts),
+        ):
+            sentence = sentence.replace(field, word)
+        return sentence
+
+
+IMAGES, TEXTS = Unit("image", "an", "pixels"), Unit("text", "a", "tokens")
 
 
 def word(value: object) -> str:
@@ -35,33 +63,6 @@ def word(value: object) -> str:
         return json.dumps(value, ensure_ascii=False, default=str)
     text = plain(str(value))
     return PurePath(text).name or text if text.startswith("/") else text
-
-
-def of_texts(value: T) -> T:
-    """What is said of images, said of texts: a sentence, or what holds sentences; names in quotes stay.
-
-    >>> of_texts("500 test images, nats an image; 'images' is a name, and the page’s address images/a.png stays")
-    "500 test texts, nats a text; 'images' is a name, and the page’s address images/a.png stays"
-    >>> of_texts("an image's loss, all images' losses")
-    "a text's loss, all texts' losses"
-    >>> of_texts({"title": "Images", "text": ["image"]})
-    {'title': 'Texts', 'text': ['image']}
-    """
-    changed: Any = value
-    if isinstance(value, str):
-        made = _IMAGE.sub(lambda found: f"{found[1] + ' ' if found[1] else ''}{_LIKE[found[2]]}ext{found[3]}", value)
-        changed = _PIXELS.sub("tokens", made)
-    elif isinstance(value, list | tuple):
-        changed = type(value)(of_texts(each) for each in value)
-    elif isinstance(value, dict):
-        # The text of a title is a sentence, that of points a list of names.
-        kept = {key for key, each in value.items() if key in _NAMES or (key == "text" and not isinstance(each, str))}
-        changed = {key: each if key in kept else of_texts(each) for key, each in value.items()}
-    made_of_texts: T = changed
-    return made_of_texts
-
-
-_LIKE = {"i": "t", "I": "T"}
 
 
 def whole_number(text: str) -> int | None:

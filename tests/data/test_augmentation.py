@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -41,7 +40,9 @@ def one_by_one(images: Tensor, index: list[int], config: AugmentationConfig, vie
         pad = config.pad_crop
         if pad:
             y, x = (int(draw(config, view, sample, what) * (2 * pad + 1)) for what in (0, 1))
-            image = F.pad(image, (pad, pad, pad, pad))[:, y : y + height, x : x + width]
+            mode = config.pad_mode or "constant"
+            image = torch.from_numpy(np.pad(image, ((0, 0), (pad, pad), (pad, pad)), mode=mode))
+            image = image[:, y : y + height, x : x + width]
         if config.flip == "alternate":
             flipped = (int(draw(config, 0, sample, 5) < 0.5) + view) % 2 == 1
         else:
@@ -129,6 +130,7 @@ def test_cutout_is_clipped_at_the_border(
 @given(
     shape=st.tuples(st.integers(1, 6), st.integers(1, 4), st.integers(1, 7), st.integers(1, 7)),
     pad=st.integers(0, 5),
+    mode=st.sampled_from([None, "reflect"]),
     flip=st.sampled_from([False, True, "alternate"]),
     cutout=st.integers(0, 5),
     seed=st.integers(0, 2**40),
@@ -136,11 +138,18 @@ def test_cutout_is_clipped_at_the_border(
     data=st.data(),
 )
 def test_equals_the_loop_over_samples(
-    shape: tuple[int, ...], pad: int, flip: bool | str, cutout: int, seed: int, view: int, data: st.DataObject
+    shape: tuple[int, ...],
+    pad: int,
+    mode: Any,
+    flip: bool | str,
+    cutout: int,
+    seed: int,
+    view: int,
+    data: st.DataObject,
 ) -> None:
     images = random_images(*shape, seed=seed % 1000)
     index = data.draw(st.lists(st.integers(0, shape[0] - 1), min_size=1, max_size=9))
-    config = AugmentationConfig(seed=seed, pad_crop=pad, flip=flip, cutout=cutout)
+    config = AugmentationConfig(seed=seed, pad_crop=pad, pad_mode=mode if pad else None, flip=flip, cutout=cutout)
     made = augment(images, np.array(index), config, view)
     assert torch.equal(made, one_by_one(images, index, config, view))
     assert made.is_contiguous()
@@ -356,6 +365,14 @@ def test_samples_that_are_no_images_cannot_be_augmented(asked: dict[str, int], s
     assert raised.value.field == "data.augmentation"
     check_augmentable(rows, AugmentationConfig())
     check_augmentable(replace(rows, images=torch.randn(2, 3, 8, 8)), AugmentationConfig(**asked))
+
+
+def test_what_padding_shows_is_part_of_a_recipe_only_where_it_is_set() -> None:
+    assert "pad_mode" not in AugmentationConfig(pad_crop=1).model_dump()
+    assert AugmentationConfig(pad_crop=1, pad_mode="reflect").model_dump()["pad_mode"] == "reflect"
+    assert AugmentationConfig(pad_crop=1, pad_mode="reflect").parts == ("pad_crop",)
+    with pytest.raises(ValueError, match="pad_crop of 1 or more with pad_mode"):
+        AugmentationConfig(pad_mode="reflect")
 
 
 @pytest.mark.parametrize("name", ["pad_crop", "cutout"])

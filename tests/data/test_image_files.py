@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from stillroom.data.config import DataConfig
 from stillroom.data.decoding import check_photo, decode_photo
 from stillroom.data.image_folder import FORMATS, ImageFiles, read_image_folder
 from stillroom.data.images import DataPair, ImageSet
@@ -21,7 +22,9 @@ from stillroom.errors import BadInput
 
 def both(folder: Path, **options: Any) -> tuple[ImageSet, ImageSet]:
     """The same split held in memory and read when asked for."""
-    held, lazy = (read_image_folder(folder, "train", in_memory=choice, **options) for choice in (True, False))
+    held, lazy = (
+        read_image_folder(folder, "train", DataConfig(in_memory=choice, **options)) for choice in (True, False)
+    )
     assert isinstance(held.images, torch.Tensor)
     assert isinstance(lazy.images, ImageFiles)
     return held, lazy
@@ -88,7 +91,7 @@ def test_a_subset_of_files_is_that_of_the_images(pet_folder: Path) -> None:
     assert torch.equal(lazy.balanced_subset(4).labels, held.balanced_subset(4).labels)
     assert (
         lazy.balanced_subset(4).fingerprint
-        == read_image_folder(pet_folder, "train", in_memory=False, limit=4).fingerprint
+        == read_image_folder(pet_folder, "train", DataConfig(in_memory=False), limit=4).fingerprint
     )
     assert lazy.balanced_subset(4).fingerprint != lazy.fingerprint
 
@@ -102,7 +105,7 @@ def test_the_fingerprint_does_not_know_where_the_folder_lies_or_who_reads(pet_fo
 
 def test_any_change_of_a_file_changes_the_fingerprint(pet_folder: Path) -> None:
     def now(**options: Any) -> str:
-        return read_image_folder(pet_folder, "train", in_memory=False, **options).fingerprint
+        return read_image_folder(pet_folder, "train", DataConfig(in_memory=False, **options)).fingerprint
 
     path = pet_folder / "train" / "dog" / "05.png"
     original = path.read_bytes()
@@ -186,13 +189,13 @@ def cut(path: Path) -> None:
 def test_a_file_cut_short_is_found_before_anything_is_streamed(pet_folder: Path) -> None:
     cut(pet_folder / "train" / "dog" / "05.png")
     with pytest.raises(BadInput, match=r"05\.png"):
-        read_image_folder(pet_folder, "train", in_memory=False)
+        read_image_folder(pet_folder, "train", DataConfig(in_memory=False))
 
 
 @pytest.mark.parametrize("in_memory", ["auto", False])
 def test_bad_files_are_skipped_named_and_part_of_the_fingerprint(pet_folder: Path, in_memory: Any) -> None:
     def read() -> ImageSet:
-        return read_image_folder(pet_folder, "train", in_memory=in_memory, bad_files="skip")
+        return read_image_folder(pet_folder, "train", DataConfig(in_memory=in_memory, bad_files="skip"))
 
     whole = read()
     assert whole.skipped == ()
@@ -215,7 +218,7 @@ def test_only_bad_files_leave_nothing_to_read(tmp_path: Path) -> None:
         (tmp_path / "train" / name).parent.mkdir(parents=True)
         (tmp_path / "train" / name).write_bytes(b"no picture")
     with pytest.raises(BadInput, match=r"1\.png"):
-        read_image_folder(tmp_path, "train", bad_files="skip")
+        read_image_folder(tmp_path, "train", DataConfig(bad_files="skip"))
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png", "gif", "webp", "bmp", "tif"])
@@ -261,7 +264,7 @@ def test_a_jpeg_far_above_the_target_is_decoded_at_a_fraction_and_its_fingerprin
             noise.resize((side, side + 40), Image.Resampling.BICUBIC).save(path, quality=95)
 
     def read(side: int) -> ImageSet:
-        return read_image_folder(tmp_path / str(side), "train", image_size=32, in_memory=False)
+        return read_image_folder(tmp_path / str(side), "train", DataConfig(image_size=32, in_memory=False))
 
     now = {side: (read(side).images[:], read(side).fingerprint) for side in (127, 128)}
     monkeypatch.setattr("stillroom.data.decoding._DRAFTED", ())

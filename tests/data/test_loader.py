@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from stillroom.data.augmentation import augment
-from stillroom.data.config import AugmentationConfig
+from stillroom.data.config import AugmentationConfig, DataConfig
 from stillroom.data.image_folder import read_image_folder
 from stillroom.data.images import ImageSet
 from stillroom.data.loader import Batch, BatchLoader, Request
@@ -38,12 +38,12 @@ REQUESTS: list[Request] = [
 
 @pytest.fixture
 def held(pet_folder: Path) -> ImageSet:
-    return read_image_folder(pet_folder, "train", in_memory=True)
+    return read_image_folder(pet_folder, "train", DataConfig(in_memory=True))
 
 
 @pytest.fixture
 def lazy(pet_folder: Path) -> ImageSet:
-    return read_image_folder(pet_folder, "train", in_memory=False)
+    return read_image_folder(pet_folder, "train", DataConfig(in_memory=False))
 
 
 @pytest.fixture(autouse=True)

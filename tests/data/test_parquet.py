@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from stillroom.data.config import DataConfig
 from stillroom.data.decoding import decode
 from stillroom.data.images import ImageSet
 from stillroom.data.parquet import parquet_splits, read_parquet
@@ -118,7 +119,7 @@ def test_splits_are_found_by_the_names_of_files(tmp_path: Path) -> None:
 
 def refused(folder: Path, match: str, field: str = "data.path", **options: Any) -> None:
     with pytest.raises(BadInput, match=match) as raised:
-        read_parquet(folder, "train", **options)
+        read_parquet(folder, "train", DataConfig(**options))
     assert raised.value.field == field
     assert "\n" not in str(raised.value)
 
@@ -172,7 +173,7 @@ def test_several_image_columns_are_listed(two_of_each: Callable[..., Path]) -> N
 
 
 def test_columns_may_be_named(two_of_each: Callable[..., Path], colours: np.ndarray) -> None:
-    images = read_parquet(two_of_each(), "train", image_column="mask", label_column="mass")
+    images = read_parquet(two_of_each(), "train", DataConfig(image_column="mask", label_column="mass"))
     assert same_pixels(images, 255 - colours)
     assert images.labels.tolist() == [5] * 12
 

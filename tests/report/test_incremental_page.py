@@ -93,12 +93,12 @@ def test_every_number_is_where_it_belongs(tmp_path: Path) -> None:
     assert shown["old classes"] == [65.0, 65.0]
     assert shown["newest classes"] == [80.0, 100.0]
     assert shown["predictions of the newest"] == [61.5, 61.5]
-    assert shown["images of the newest"] == pytest.approx([50.0, 33.333])
+    assert shown["$images of the newest"] == pytest.approx([50.0, 33.333])
     cells = [[one.text if one else None for one in row] for row in tasks.heats[0].rows]
     assert cells == [["90.0", None, None], ["60.0", "80.0", None], ["70.0", "50.0", "100.0"]]
     assert tasks.heats[1].rows[2][1].text == "80.0"
     assert "88.0% are right (chance 100.0%)" in tasks.sentences[2]
-    assert "81.0% of the old images" in tasks.sentences[2]
+    assert "81.0% of the old $images" in tasks.sentences[2]
     assert tasks.rows[2].cells[3:7] == ("73.33", "88.00", "65.00", "81.00")
     assert tasks.rows[2].cells[-2:] == ("30", "92.2 kB")
     assert "73.3% (the mean over tasks)" in tasks.sentences[0]

@@ -74,7 +74,7 @@ def test_every_page_is_whole(pages: dict[str, Parsed], name: str) -> None:
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
     assert all(attrs.get("alt") for tag, attrs in page.elements if tag == "img")
     assert all(attrs.get("aria-label") for _, attrs in page.elements if "data-plot" in attrs)
-    for wrong in ("NaN", "nan%", "None", "Infinity", "undefined", "�"):
+    for wrong in ("NaN", "nan%", "None", "Infinity", "undefined", "�", "$image", "$an_image", "$pixels"):
         assert wrong not in page.text
         assert not any(wrong in script for script in page.scripts[:2])
 

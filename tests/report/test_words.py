@@ -70,7 +70,7 @@ def test_a_student_above_its_teacher(run: RunData) -> None:
 def test_a_difference_that_the_test_images_cannot_tell(run: RunData, student: float, side: str) -> None:
     text = headline(with_top1(run, student, 87.7))
     assert f"not significantly {side.split()[-1]} that of its teacher" in text
-    assert f"{side.rsplit(' ', 1)[0]} on 10,000 test images" in text
+    assert f"{side.rsplit(' ', 1)[0]} on 10,000 test $images" in text
 
 
 def test_equal_accuracies(run: RunData) -> None:
@@ -100,8 +100,8 @@ def test_costs_that_were_not_measured_are_left_out(run: RunData) -> None:
 
 def test_without_a_teacher(run: RunData) -> None:
     assert headline(alone(run)) == (
-        "The student reaches 84.3% top-1 (8,430 of 10,000 test images) with 78.0 k parameters and 12.5 M "
-        "multiply-adds an image; it had no teacher to compare with."
+        "The student reaches 84.3% top-1 (8,430 of 10,000 test $images) with 78.0 k parameters and 12.5 M "
+        "multiply-adds $an_image; it had no teacher to compare with."
     )
 
 
@@ -125,7 +125,7 @@ def test_the_headline_credits_distilling_with_what_it_brought_over_labels(run: R
     )
     assert headline(run, with_top1(alone(run), 86.3)).startswith("Distilling cost 2.0 points of top-1: 84.3%")
     assert headline(run, with_top1(alone(run), 84.5)).startswith(
-        "Distilling made no difference to top-1 that 10,000 test images can show: 84.3% against 84.5%"
+        "Distilling made no difference to top-1 that 10,000 test $images can show: 84.3% against 84.5%"
     )
     assert headline(run, with_top1(alone(run), 84.3)).startswith("Distilling changed nothing in top-1")
 
@@ -177,7 +177,7 @@ def test_below_the_same_student_from_labels_alone_is_said_plainly(run: RunData) 
 def test_a_small_difference_between_runs_is_not_called_worse(run: RunData) -> None:
     text = against(run, "labels", with_top1(alone(run), 84.5))
     assert text.startswith("Below the same student")
-    assert "not significant with this many test images" in text
+    assert "not significant with this many test $images" in text
 
 
 def test_a_labels_run_beside_a_taught_one(run: RunData) -> None:
@@ -194,7 +194,7 @@ def test_another_seed_of_the_same_recipe_is_a_spread_and_not_a_rival(run: RunDat
     )
     (notice,) = notices(run, [("seed 1", other)])
     assert notice.by_design
-    assert notice.differ == "initial weights, order of images"
+    assert notice.differ == "initial weights, order of $images"
 
 
 def test_the_caveat_always_speaks_of_the_seed(run: RunData) -> None:
@@ -217,7 +217,7 @@ def test_what_makes_a_comparison_unequal_is_named(run: RunData) -> None:
         "data",
         "budget",
         "initial weights",
-        "order of images",
+        "order of $images",
         "augmentation views",
         "CPU threads",
         "precision",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -127,6 +128,9 @@ def test_texts_whose_answer_changed_are_on_the_page_escaped(folder: Path, tmp_pa
     assert "&lt;script&gt;alert(0)" in page
     assert "<script>alert" not in page
     assert "Latency, 8 tokens" in page
+    # The unit that the page's sentences leave open is filled in.
+    assert "30 test texts" in page
+    assert not re.findall(r"\$\w*(?:image|Image|pixels)", page)
     (tmp_path / "key.txt").write_text("\n".join(sum(WORDS.values(), ())))
     explained = explain_words([tmp_path / "run"], texts=6, mask=tmp_path / "key.txt")
     assert [each.epoch for each in explained.networks[0].checkpoints] == [0, 1]

@@ -9,25 +9,50 @@ import pytest
 import torch
 from torch import nn
 
-from stillroom.train.config import OptimizerConfig, ScheduleConfig
-from stillroom.train.optimisation import MovingAverage, build_optimizer, lr_factor
+from stillroom.train.config import OptimizerConfig, ScheduleConfig, TrainingConfig
+from stillroom.train.optimisation import MovingAverage, apply_schedule, build_optimizer, lr_factor, momentum_at
 
 
 def test_one_cycle_equals_torchs_own() -> None:
     parameter = nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    optimizer = torch.optim.SGD([parameter], lr=1.0, momentum=0.9)
     total = 50
-    reference = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=total + 1, cycle_momentum=False)
+    reference = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=total + 1)
     # torch puts its peak and end at whole steps of total − 1; over total + 1 points both peaks are near step 15.
-    theirs = []
+    theirs, their_momenta = [], []
     for _ in range(total):
         theirs.append(optimizer.param_groups[0]["lr"])
+        their_momenta.append(optimizer.param_groups[0]["momentum"])
         optimizer.step()
         reference.step()
     ours = [lr_factor(ScheduleConfig(), step, total) for step in range(total)]
     assert ours[0] == pytest.approx(theirs[0])
     assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) < 0.08
     assert ours.index(max(ours)) == 15
+    momenta = [momentum_at(ScheduleConfig(momentum=(0.85, 0.95)), step, total) or 0 for step in range(total)]
+    assert momenta == pytest.approx(their_momenta, abs=0.008)
+    assert (momenta[0], momenta[15]) == pytest.approx((0.95, 0.85))
+
+
+@pytest.mark.parametrize(("momentum", "expected"), [(None, 0.9), ((0.85, 0.95), 0.95)])
+def test_a_schedule_moves_the_momentum_only_where_asked(momentum: tuple[float, float] | None, expected: float) -> None:
+    optimizer = build_optimizer([nn.Linear(1, 1)], OptimizerConfig())
+    apply_schedule(optimizer, [0.5], ScheduleConfig(momentum=momentum), 0, 10)
+    assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"]) == pytest.approx((0.02, expected))
+    assert ("momentum" in ScheduleConfig(momentum=momentum).model_dump()) is (momentum is not None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"schedule": {"name": "cosine", "momentum": [0.85, 0.95]}}, "only with one_cycle, not cosine"),
+        ({"schedule": {"momentum": [0.95, 0.85]}}, "the smaller first"),
+        ({"schedule": {"momentum": [0.85, 0.95]}, "optimizer": {"name": "adamw"}}, "schedule.momentum only with"),
+    ],
+)
+def test_a_momentum_that_cannot_move_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig.model_validate(options)
 
 
 @pytest.mark.parametrize("name", ["one_cycle", "cosine", "multi_step", "constant"])

@@ -9,6 +9,7 @@ from typing import Any
 from stillroom.diagnose import loop, loss, recipe, run, setup, study
 from stillroom.diagnose.check import Check
 from stillroom.diagnose.checks.recipe import targets, text_input
+from stillroom.wording import IMAGES
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def check_entries() -> list[dict[str, str]]:
     'Whether taps named by hand are at matching depths.'
     """
     return [
-        {"name": check.id, "of": door.name, "finds": _finds(check), "threshold": check.threshold}
+        {"name": check.id, "of": door.name, "finds": _finds(check), "threshold": IMAGES.fill(check.threshold)}
         for door in DOORS
         for check in door.checks
     ]
@@ -151,7 +152,7 @@ def _lines() -> Iterator[str]:
         yield "| check | what it looks for | threshold |"
         yield "|---|---|---|"
         for check in door.checks:
-            yield f"| `{check.id}` | {cell(_finds(check))} | {cell(check.threshold)} |"
+            yield f"| `{check.id}` | {cell(_finds(check))} | {cell(IMAGES.fill(check.threshold))} |"
 
 
 def cell(text: str) -> str:

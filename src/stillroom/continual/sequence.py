@@ -16,7 +16,7 @@ from stillroom.losses.base import LossConfig, WeightSchedule
 from stillroom.losses.cross_entropy import FirstClassConfig
 from stillroom.losses.registry import build_losses
 from stillroom.models.config import ModelConfig
-from stillroom.models.preprocess import resolve_preprocess
+from stillroom.models.prepared import preprocess_for
 from stillroom.models.weights import read_state
 from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe
@@ -164,9 +164,7 @@ class TaskSequence:
         if recipe.student.preprocess is None:  # what the model says of itself, as in any other run
             with seed_rng(recipe.seed, "student-init"):
                 own = build_for_classes(recipe.student.without_weights(), train, train.num_classes)
-        preprocess = resolve_preprocess(
-            recipe.student.preprocess, channels=train.channels, is_pixels=train.is_pixels, field="student", model=own
-        )
+        preprocess = preprocess_for(train, recipe.student, "student", own)
         if cache.enabled == "auto":
             # The teacher of a task is used by that task only, so its outputs are not worth keeping.
             cache = cache.model_copy(update={"enabled": False})

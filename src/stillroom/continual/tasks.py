@@ -85,7 +85,7 @@ class TaskData:
                 missing = [names[each] for each in own if not counts[each]]
                 # A class without a test image counts nothing in the accuracy of its task; a task has one of its others.
                 if missing and (split == "train" or len(missing) == len(own)):
-                    expected = f"{split} {images.unit} of every {'class' if split == 'train' else 'task'}"
+                    expected = f"{split} {images.unit.many} of every {'class' if split == 'train' else 'task'}"
                     expected += f", but task {task} has none of its class {missing[0]!r}"
                     raise BadInput(f"data.{split}_split", images.name, expected)
         if 0 < self.memory < len(names):

@@ -81,11 +81,11 @@ def check_augmentable(images: ImageSet, config: AugmentationConfig) -> None:
 def augment(images: Tensor, index: npt.NDArray[np.int64] | Tensor, config: AugmentationConfig, view: int) -> Tensor:
     """A batch of augmented images, the same pixels for the same (seed, view, index) in any batch at any time.
 
-    With p = ``pad_crop``, the image is padded by p zeros on each side and cropped back at (y, x), each uniform in
-    0 … 2p; with ``flip`` it is mirrored left to right with probability 1/2, or with ``flip: alternate`` in every second
-    view, half of the images in the odd ones (arXiv 2404.00498); with c = ``cutout``, rows y−⌊c/2⌋ … y−⌊c/2⌋+c−1 and the
-    like columns around a uniform pixel (y, x) are set to 0. In this order. Floats keep their type and values: 0 is then
-    whatever 0 means in them.
+    With p = ``pad_crop``, the image is padded by p zeros on each side, or with ``pad_mode: reflect`` by itself,
+    mirrored at its edges, and cropped back at (y, x), each uniform in 0 … 2p; with ``flip`` it is mirrored left to
+    right with probability 1/2, or with ``flip: alternate`` in every second view, half of the images in the odd ones
+    (arXiv 2404.00498); with c = ``cutout``, rows y−⌊c/2⌋ … y−⌊c/2⌋+c−1 and the like columns around a uniform pixel (y,
+    x) are set to 0. In this order. Floats keep their type and values: 0 is then whatever 0 means in them.
 
     Args:
         images: the whole set, uint8 or floats [N, C, H, W], on any device; any tensor where nothing is asked for.
@@ -168,7 +168,7 @@ def _augment(
     if config.pad_crop:
         positions = 2 * config.pad_crop + 1
         y, x = ((draw(what) * positions).astype(np.int64)[order] for what in (_SHIFT_Y, _SHIFT_X))
-        batch = _crop(batch, y, x, config.pad_crop)
+        batch = _crop(batch, y, x, config.pad_crop, reflect=config.pad_mode == "reflect")
     if config.random_resized_crop:
         scale, ratio = config.random_resized_crop.scale, config.random_resized_crop.ratio
         size, (least, most) = batch.shape[2:], ratio
@@ -403,23 +403,28 @@ def draw_pairs(
     return Pairs(partners, share, box, is_box)
 
 
-def _crop(batch: Tensor, y: npt.NDArray[np.int64], x: npt.NDArray[np.int64], pad: int) -> Tensor:
-    """Windows of the zero-padded images at (y, x), each 0 … 2·pad: [B, C, H, W], not contiguous.
+def _crop(batch: Tensor, y: npt.NDArray[np.int64], x: npt.NDArray[np.int64], pad: int, *, reflect: bool) -> Tensor:
+    """Windows of the padded images at (y, x), each 0 … 2·pad: [B, C, H, W], not contiguous.
 
-    Each row is padded on its left and each image on its top only: memory being one line, the right of a row is the left
-    padding of the next, and below an image is the top padding of the next. A window is then one unbroken piece of
-    memory that begins at (y, x), and the whole batch one ``index_select`` over overlapping pieces.
+    With zeros, each row is padded on its left and each image on its top only: memory being one line, the right of a row
+    is the left padding of the next, and below an image is the top padding of the next. A window is then one unbroken
+    piece of memory that begins at (y, x), and the whole batch one ``index_select`` over overlapping pieces.
     """
     count, channels, height, width = batch.shape
-    line = width + pad
-    piece = channels * (height + pad) * line
+    tall, line = (side + pad * (2 if reflect else 1) for side in (height, width))
+    piece = channels * tall * line
     furthest = 2 * pad * (line + 1)
     padded = batch.new_zeros(count * piece + furthest)
-    grid = padded[: count * piece].view(count, channels, height + pad, line)
-    grid[:, :, pad:, pad:] = batch
+    grid = padded[: count * piece].view(count, channels, tall, line)
+    if reflect:
+        for axis, side in ((2, height), (3, width)):
+            batch = batch.index_select(axis, _move(np.pad(np.arange(side), pad, mode="reflect"), batch.device))
+        grid[:] = batch
+    else:
+        grid[:, :, pad:, pad:] = batch
     begins = np.arange(count) * piece + y * line + x
     pieces = padded.as_strided((len(padded) - piece + 1, piece), (1, 1))
-    windows = pieces.index_select(0, _move(begins, batch.device)).view(count, channels, height + pad, line)
+    windows = pieces.index_select(0, _move(begins, batch.device)).view(count, channels, tall, line)
     return windows[:, :, :height, :width]
 
 

@@ -116,8 +116,11 @@ class AugmentationConfig(Config):
     """
 
     seed: int = Field(0, ge=0, description="Seed of the augmentation alone; constant over a study.")
-    pad_crop: int = Field(
-        0, ge=0, description="Zero padding on each side before a random crop back to size, in pixels."
+    pad_crop: int = Field(0, ge=0, description="Padding on each side before a random crop back to size, in pixels.")
+    pad_mode: Literal["reflect"] | None = Field(
+        None,
+        description="What the padding of pad_crop shows. Left out: zeros, as torchvision's RandomCrop: black in "
+        "pixels. reflect: the image, mirrored at its edges.",
     )
     flip: Literal[False, True, "alternate"] = Field(
         False,
@@ -177,7 +180,8 @@ class AugmentationConfig(Config):
         >>> AugmentationConfig(flip=True, mixup=0.2).parts
         ('flip', 'mixup')
         """
-        return tuple(name for name in type(self).model_fields if name not in ("seed", "views") and getattr(self, name))
+        how = ("seed", "pad_mode", "views")
+        return tuple(name for name in type(self).model_fields if name not in how and getattr(self, name))
 
     @property
     def changes(self) -> bool:
@@ -206,6 +210,8 @@ class AugmentationConfig(Config):
         for name, other in (("random_resized_crop", "pad_crop"), ("trivial_augment", "randaugment")):
             if getattr(self, name) and getattr(self, other):
                 raise ValueError(f"either {name} or {other}")
+        if self.pad_mode and not self.pad_crop:
+            raise ValueError("pad_crop of 1 or more with pad_mode")
         return self
 
     @property

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ import torch
 from PIL import features
 from torch import Tensor
 
+from stillroom.data.config import DataConfig
 from stillroom.data.decoded import stored_images
 from stillroom.data.decoding import FileFacts, check_photo, decode_error, decode_photo, header, without_metadata
 from stillroom.data.images import ImageSet, LazyImages, Rows, balanced_rows
@@ -37,7 +38,6 @@ from stillroom.data.reading import (
 )
 from stillroom.errors import BadInput, shorten
 from stillroom.files import digest
-from stillroom.tasks import Task
 from stillroom.wording import counted
 
 # What a file may be called, and what it may be: some formats that Pillow knows start other programs.
@@ -59,6 +59,7 @@ _AUTO_IN_MEMORY = 4 * 10**9  # bytes of pixels
 _JOB = 64  # files that a thread reads in one go
 _SKIP = "; data.bad_files=skip leaves such files out"
 _SHOWN = 5  # files that cannot be decoded, in a note
+_DEFAULTS = DataConfig()
 
 
 @dataclass(frozen=True, eq=False)
@@ -452,18 +453,7 @@ def _files(root: Path, below: str, above: tuple[tuple[int, int], ...], watch: _W
 
 
 def read_image_folder(
-    folder: Path,
-    split: str,
-    *,
-    image_size: int | None = None,
-    in_memory: Literal["auto", True, False] = "auto",
-    workers: int | None = None,
-    limit: int | None = None,
-    bad_files: Literal["error", "skip"] = "error",
-    train_split: str = "train",
-    test_split: str = "test",
-    by_name: bool = False,
-    field: str = "split",
+    folder: Path, split: str, config: DataConfig = _DEFAULTS, *, limit: int | None = None, field: str = "split"
 ) -> ImageSet:
     """Read one split of ``ROOT/SPLIT/CLASS/…``: pictures in folders named by their classes, at any depth below them.
 
@@ -477,50 +467,27 @@ def read_image_folder(
     else RGB.
 
     Args:
-        image_size: side of the square that each picture is brought to: shorter side resized, middle cut out; None: as
-            they are, all of one size.
-        in_memory: decode them now and keep them, or read them on demand; ``auto`` keeps up to 4·10⁹ bytes.
-        workers: threads that read; None is one for each core.
+        config: of it the options of image files; ``image_size`` resizes the shorter side and cuts the middle out,
+            ``in_memory: auto`` keeps up to 4·10⁹ bytes of pixels, and for ``bad_files`` see :attr:`ImageSet.skipped`.
         limit: only the images of ``ImageSet.balanced_subset(limit)``; no other is decoded.
-        bad_files: raise at one that cannot be decoded, or leave it out, see :attr:`ImageSet.skipped`.
-        by_name: the classes are what the names of files begin with, see :func:`read_names`.
     """
-    alternatives = train_split not in TEST_ALTERNATIVES
+    by_name, named = config.class_from == "file_name", (config.train_split, config.test_split)
+    alternatives = config.train_split not in TEST_ALTERNATIVES
     root = find_split(folder, split, field, test_alternatives=alternatives, by_name=by_name)
-    wanted = {name.lower() for name in (train_split, test_split, *USUAL_SPLITS)}
+    wanted = {name.lower() for name in (*named, *USUAL_SPLITS)}
     others = [path for path in _folders(folder) if path.name.lower() in wanted and path != root]
-    tree = read_names(root, others) if by_name else read_tree(root, each_class=split == train_split, others=others)
+    each_class = split == config.train_split
+    tree = read_names(root, others) if by_name else read_tree(root, each_class=each_class, others=others)
 
     def other_files() -> list[Path]:
-        return [
-            each
-            for other in {train_split, test_split} - {split}
-            for each in _files_of_split(folder, other, alternatives, by_name)
-        ]
+        rest = {*named} - {split}
+        return [each for other in rest for each in _files_of_split(folder, other, alternatives, by_name)]
 
-    return set_of_files(
-        folder,
-        tree,
-        image_size=image_size,
-        in_memory=in_memory,
-        workers=workers,
-        limit=limit,
-        bad_files=bad_files,
-        other_files=other_files,
-    )
+    return set_of_files(folder, tree, config, limit=limit, other_files=other_files)
 
 
 def set_of_files(
-    folder: Path,
-    tree: ImageTree,
-    *,
-    image_size: int | None,
-    in_memory: Literal["auto", True, False],
-    workers: int | None,
-    limit: int | None,
-    bad_files: Literal["error", "skip"],
-    other_files: Callable[[], list[Path]],
-    task: Task = "single_label",
+    folder: Path, tree: ImageTree, config: DataConfig, *, limit: int | None, other_files: Callable[[], list[Path]]
 ) -> ImageSet:
     """The set of some image files; for the other arguments see :func:`read_image_folder`.
 
@@ -528,19 +495,19 @@ def set_of_files(
         folder: whose name the data have.
         other_files: gives those of the other splits, which must be grey, too, where these are.
     """
-    threads = workers or num_cores()
+    threads, in_memory, image_size = config.workers or num_cores(), config.in_memory, config.image_size
     count = len(tree.names)
     rows = balanced_rows(tree.labels if tree.labels.ndim == 1 else np.zeros(count, np.int64), limit)
     names = [tree.names[row] for row in rows]
     contents = None
-    if in_memory is False or bad_files == "skip":
+    if in_memory is False or config.bad_files == "skip":
         contents, found = check_files(tree.root, names, image_size, threads)
     else:
         found = _read_headers(tree.root, names, threads)
     skipped = tuple(name for name, facts in zip(names, found, strict=True) if isinstance(facts, BadInput))
     if skipped:
         error = next(facts for facts in found if isinstance(facts, BadInput))
-        if bad_files == "error" or len(skipped) == len(names):
+        if config.bad_files == "error" or len(skipped) == len(names):
             raise error
         kept = np.array([not isinstance(facts, BadInput) for facts in found])
         rows, names = rows[kept], [name for name, keep in zip(names, kept, strict=True) if keep]
@@ -552,24 +519,18 @@ def set_of_files(
         grey = _all_grey(coloured, threads)
     files = ImageFiles(tree.root, names, (1 if grey else 3, *size), image_size, threads, contents)
     labels, needed = torch.from_numpy(tree.labels[rows]), files.shape.numel()
-    notes = (*tree.notes, *_skipped_note(skipped))
+    facts: dict[str, Any] = {
+        "notes": (*tree.notes, *_skipped_note(skipped)),
+        "skipped": skipped,
+        "task": config.task or "single_label",
+    }
+    name = data_name(folder)
     if in_memory is False or (in_memory == "auto" and needed > _AUTO_IN_MEMORY):
         files.check()
-        return ImageSet(files, labels, tree.classes, data_name(folder), notes=notes, skipped=skipped, task=task)
+        return ImageSet(files, labels, tree.classes, name, **facts)
     require_memory(needed, "data.in_memory", in_memory)
-    images = stored_images(
-        data_name(folder), len(files), lambda: {"files": files.content_hash().hex()}, lambda: files[:].numpy()
-    )
-    return ImageSet(
-        torch.from_numpy(images),
-        labels,
-        tree.classes,
-        data_name(folder),
-        files=files,
-        notes=notes,
-        skipped=skipped,
-        task=task,
-    )
+    images = stored_images(name, len(files), lambda: {"files": files.content_hash().hex()}, lambda: files[:].numpy())
+    return ImageSet(torch.from_numpy(images), labels, tree.classes, name, files=files, **facts)
 
 
 def read_images(folder: Path, shape: Sequence[int], workers: int | None, field: str) -> Tensor:

@@ -92,17 +92,7 @@ def read_image_table(
                 found += [place / name for name in rest]
         return found
 
-    return set_of_files(
-        folder,
-        files,
-        image_size=config.image_size,
-        in_memory=config.in_memory,
-        workers=config.workers,
-        limit=limit,
-        bad_files=config.bad_files,
-        other_files=other_files,
-        task=config.task or "single_label",
-    )
+    return set_of_files(folder, files, config, limit=limit, other_files=other_files)
 
 
 def table_class_names(folder: Path, split: str, config: DataConfig) -> tuple[str, ...]:

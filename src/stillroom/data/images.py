@@ -21,6 +21,7 @@ from stillroom.files import canonical_json, digest
 from stillroom.randomness import permutation
 from stillroom.schema.measures import why_not_measurable
 from stillroom.tasks import TASK_INFO, Task
+from stillroom.wording import IMAGES, TEXTS, Unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,7 +288,7 @@ class ImageSet:
             return
         expected = why_not_measurable(self.task, self.labels.numpy(), self.class_names)
         if expected:
-            raise BadInput(field, self.name, expected)
+            raise BadInput(field, self.name, self.unit.fill(expected))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -297,7 +298,7 @@ class ImageSet:
         kind = str(self.images.dtype).removeprefix("torch.")
         outputs = f"{self.num_classes} {TASK_INFO[self.task].outputs}"
         task = "" if self.task == "single_label" else f", {self.task}"
-        return f"ImageSet({self.name!r}: {len(self)} {self.unit} of {size}, {kind}, {outputs}{task})"
+        return f"ImageSet({self.name!r}: {len(self)} {self.unit.many} of {size}, {kind}, {outputs}{task})"
 
     @property
     def num_classes(self) -> int:
@@ -321,9 +322,9 @@ class ImageSet:
         return self.images.dtype == torch.uint8
 
     @property
-    def unit(self) -> str:
-        """What a reader calls the samples."""
-        return "images" if self.tokens is None else "texts"
+    def unit(self) -> Unit:
+        """What a reader calls a sample."""
+        return IMAGES if self.tokens is None else TEXTS
 
     @property
     def vocabulary(self) -> int | None:
@@ -452,7 +453,7 @@ class DataPair:
             got, expected = ("×".join(map(str, split.images.shape[1:])) for split in (test, train))
             raise BadInput(field, f"images of {got}", f"{expected} (channels × height × width) as in training")
         if (train.tokens is None) != (test.tokens is None):
-            raise BadInput(field, test.unit, f"{train.unit}, as in training")
+            raise BadInput(field, test.unit.many, f"{train.unit.many}, as in training")
         if train.is_pixels != test.is_pixels:
             kinds = ["uint8 pixels" if split.is_pixels else "floats" for split in (test, train)]
             raise BadInput(field, kinds[0], f"{kinds[1]}, as in training")

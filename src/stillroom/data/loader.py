@@ -200,6 +200,7 @@ class BatchLoader:
     ) -> None:
         if workers is not None and workers < 1:
             raise ValueError(f"workers: got {workers}; expected at least 1")
+        self.unit = data.unit
         self.augmentation = augmentation
         self.device = device
         images = data.parent.images

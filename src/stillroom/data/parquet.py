@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from stillroom.data.config import DataConfig
 from stillroom.data.decoded import stored_images
 from stillroom.data.decoding import decode, decode_error, decode_photo
 from stillroom.data.image_folder import FORMATS
@@ -25,9 +26,9 @@ from stillroom.data.images import ImageSet, balanced_rows, number_classes
 from stillroom.data.reading import ArrayStack, data_name, list_folder, map_in_order, path_error, read_error, split_error
 from stillroom.errors import BadInput, nearest
 from stillroom.files import digest, file_hash
-from stillroom.tasks import Task
 
 _PREFERRED_LABELS = ("label", "fine_label")
+_DEFAULTS = DataConfig()
 
 
 @dataclass(frozen=True)
@@ -39,23 +40,17 @@ class ParquetColumns:
     class_names: tuple[str, ...] | None
 
 
-def find_columns(
-    schema: pa.Schema,
-    path: Path,
-    image_column: str | None,
-    label_column: str | None,
-    label_columns: tuple[str, ...] | None = None,
-) -> ParquetColumns:
+def find_columns(schema: pa.Schema, path: Path, config: DataConfig) -> ParquetColumns:
     """Find the columns: those named, else by Hugging Face's metadata, else the only one of a fitting type."""
     features = declared_features(schema)
     types = dict(zip(schema.names, schema.types, strict=True))
     pictures = [name for name in types if _holds_bytes(types[name])]
     numbers = [name for name in types if pa.types.is_integer(types[name])]
-    image = _choose("image", image_column, pictures, _declared(features, pictures, "Image"), types, path)
-    if label_columns is not None:
-        check_label_columns(types, label_columns, path)
-        return ParquetColumns(image, label_columns, label_columns)
-    label = _choose("label", label_column, numbers, _declared(features, numbers, "ClassLabel"), types, path)
+    image = _choose("image", config.image_column, pictures, _declared(features, pictures, "Image"), types, path)
+    if config.label_columns is not None:
+        check_label_columns(types, config.label_columns, path)
+        return ParquetColumns(image, config.label_columns, config.label_columns)
+    label = _choose("label", config.label_column, numbers, _declared(features, numbers, "ClassLabel"), types, path)
     return ParquetColumns(image, (label,), declared_class_names(features.get(label)))
 
 
@@ -180,16 +175,7 @@ class SavedTable:
 
 
 def read_parquet(
-    folder: Path,
-    split: str,
-    *,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    label_columns: tuple[str, ...] | None = None,
-    task: Task = "single_label",
-    image_size: int | None = None,
-    limit: int | None = None,
-    field: str = "split",
+    folder: Path, split: str, config: DataConfig = _DEFAULTS, *, limit: int | None = None, field: str = "split"
 ) -> ImageSet:
     """Read and decode every shard of one split.
 
@@ -201,12 +187,11 @@ def read_parquet(
         image_size: side of the square that each picture is brought to, as a file's is; None: all are of one size.
         limit: only the images of ``ImageSet.balanced_subset(limit)``; no other is decoded.
     """
-    with _open_split(folder, split, image_column, label_column, field, label_columns) as (files, columns):
-        labels: npt.NDArray[Any] = (
-            _read_labels(files, columns) if label_columns is None else _read_vectors(files, columns)
-        )
+    one_class, image_size = config.label_columns is None, config.image_size
+    with _open_split(folder, split, config, field) as (files, columns):
+        labels: npt.NDArray[Any] = _read_labels(files, columns) if one_class else _read_vectors(files, columns)
         names = columns.class_names or number_classes(torch.from_numpy(labels))
-        wanted = balanced_rows(labels if label_columns is None else np.zeros(len(labels), np.int64), limit)
+        wanted = balanced_rows(labels if one_class else np.zeros(len(labels), np.int64), limit)
 
         def source() -> dict[str, Any]:
             content = [file_hash(path) for path, _ in files]
@@ -217,25 +202,18 @@ def read_parquet(
             data_name(folder), len(wanted), source, lambda: _read_images(files, columns, wanted, image_size)
         )
     targets = torch.from_numpy(labels[wanted])
-    return ImageSet(torch.from_numpy(images), targets, names, data_name(folder), task=task)
+    return ImageSet(torch.from_numpy(images), targets, names, data_name(folder), task=config.task or "single_label")
 
 
-def parquet_class_names(
-    folder: Path, split: str, *, image_column: str | None = None, label_column: str | None = None
-) -> tuple[str, ...]:
+def parquet_class_names(folder: Path, split: str, config: DataConfig) -> tuple[str, ...]:
     """The classes of a split that is there, without reading a picture; arguments and errors as :func:`read_parquet`."""
-    with _open_split(folder, split, image_column, label_column, "split") as (files, columns):
+    with _open_split(folder, split, config, "split") as (files, columns):
         return columns.class_names or number_classes(torch.from_numpy(_read_labels(files, columns)))
 
 
 @contextmanager
 def _open_split(
-    folder: Path,
-    split: str,
-    image_column: str | None,
-    label_column: str | None,
-    field: str,
-    label_columns: tuple[str, ...] | None = None,
+    folder: Path, split: str, config: DataConfig, field: str
 ) -> Iterator[tuple[list[tuple[Path, Any]], ParquetColumns]]:
     """The files of a split with their paths, and the columns that all of them have."""
     found = parquet_splits(folder)
@@ -251,9 +229,7 @@ def _open_split(
                     file: Any = SavedTable(path)
                 else:
                     file = pq.ParquetFile(path, page_checksum_verification=True)
-                opened.append(
-                    (path, file, find_columns(file.schema_arrow, path, image_column, label_column, label_columns))
-                )
+                opened.append((path, file, find_columns(file.schema_arrow, path, config)))
         first = opened[0][2]
         for path, _, columns in opened:
             if columns != first:

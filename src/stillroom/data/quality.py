@@ -14,7 +14,6 @@ from torch import Tensor
 from stillroom.data.images import UNLABELLED, DataPair, Images, ImageSet, LazyImages, Subset, has_label
 from stillroom.schema.run import DataQuality
 from stillroom.tasks import TASK_INFO
-from stillroom.wording import of_texts
 
 Note = Callable[[str], None]
 
@@ -106,11 +105,11 @@ def describe_data(data: DataPair | ImageSet, note: Note, split: str = "") -> Non
     """
     splits = [data] if isinstance(data, ImageSet) else [data.train, data.test]
     if isinstance(data, ImageSet):
-        size = f"{len(data):,} {data.unit}{f' of the {split} split' if split else ''}"
+        size = f"{len(data):,} {data.unit.many}{f' of the {split} split' if split else ''}"
     else:
         without = len(data.train) - data.train.labelled
         own = f" ({without:,} without a label)" if without else ""
-        size = f"{len(data.train):,} training{own} and {len(data.test):,} test {data.train.unit}"
+        size = f"{len(data.train):,} training{own} and {len(data.test):,} test {data.train.unit.many}"
     task = splits[0].task
     kind = "" if task == "single_label" else f" ({task}: {', '.join(splits[0].class_names[:6])}{_more(splits[0])})"
     note(f"data {splits[0].name}: {size}, {splits[0].num_classes:,} {TASK_INFO[task].outputs}{kind}")
@@ -120,7 +119,7 @@ def describe_data(data: DataPair | ImageSet, note: Note, split: str = "") -> Non
     if isinstance(data, DataPair) and task == "regression":
         _describe_scale(data.train, note)
     for line in measure_quality(data).warnings() if isinstance(data, DataPair) else ():
-        note(f"data {splits[0].name}: {line if splits[0].tokens is None else of_texts(line)}")
+        note(f"data {splits[0].name}: {splits[0].unit.fill(line)}")
 
 
 def _describe_scale(train: ImageSet, note: Note) -> None:

@@ -147,7 +147,7 @@ def _test_classes(config: DataConfig) -> tuple[str, ...]:
     if source == "text":
         return text_class_names(folder, split, config)
     if source == "parquet" and split in parquet_splits(folder):
-        return parquet_class_names(folder, split, image_column=config.image_column, label_column=config.label_column)
+        return parquet_class_names(folder, split, config)
     return ()
 
 
@@ -248,19 +248,7 @@ def _read(config: DataConfig, split: str, field: str, limit: int | None = None) 
         return read_digits(split, field, config.task or "single_label").balanced_subset(limit)
     source, folder = _layout_and_folder(config)
     if source == "folders":
-        return read_image_folder(
-            folder,
-            split,
-            image_size=config.image_size,
-            in_memory=config.in_memory,
-            workers=config.workers,
-            limit=limit,
-            bad_files=config.bad_files,
-            train_split=config.train_split,
-            test_split=config.test_split,
-            by_name=config.class_from == "file_name",
-            field=field,
-        )
+        return read_image_folder(folder, split, config, limit=limit, field=field)
     if source == "csv":
         return read_image_table(folder, split, config, limit=limit, field=field)
     _refuse_image_file_options(config, source)
@@ -268,17 +256,7 @@ def _read(config: DataConfig, split: str, field: str, limit: int | None = None) 
         return read_text(folder, split, config, limit=limit, field=field)
     if source == "idx":
         return read_idx(folder, split, field).balanced_subset(limit)
-    return read_parquet(
-        folder,
-        split,
-        image_column=config.image_column,
-        label_column=config.label_column,
-        label_columns=config.label_columns,
-        task=config.task or "single_label",
-        image_size=config.image_size,
-        limit=limit,
-        field=field,
-    )
+    return read_parquet(folder, split, config, limit=limit, field=field)
 
 
 def _add_superclasses(config: DataConfig, images: ImageSet) -> ImageSet:

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar, overload
 from stillroom.errors import format_error
 from stillroom.schema.diagnosis import Finding, Plot, Remedy, Verdict
 from stillroom.tasks import TASK_INFO, Task
+from stillroom.wording import Unit
 
 ContextT = TypeVar("ContextT")
 T = TypeVar("T")
@@ -74,7 +75,10 @@ class Check(Generic[ContextT]):
     tasks: tuple[Task, ...] = ("single_label",)  # what the labels may be for it to make sense
 
     def run(self, context: ContextT) -> Finding:
-        """Make the check."""
+        """Make the check; sentences are filled in with the context's ``unit`` where it has one."""
+        return self._filled(self._made(context), context)
+
+    def _made(self, context: ContextT) -> Finding:
         task: Task = getattr(context, "task", "single_label")
         if task not in self.tasks:
             return self.skipped(
@@ -97,8 +101,13 @@ class Check(Generic[ContextT]):
         except raises:
             raise
         except Exception as error:  # a user's model or loss can fail in any way; the other checks go on
-            finding = self.skipped(f"It could not be made: {format_error(error)}")
+            finding = self._filled(self.skipped(f"It could not be made: {format_error(error)}"), context)
         return replace(finding, evidence=rounded(finding.evidence))
+
+    @staticmethod
+    def _filled(finding: Finding, context: ContextT) -> Finding:
+        unit: Unit | None = getattr(context, "unit", None)
+        return finding if unit is None else finding.filled(unit)
 
     def finding(self, result: CheckResult) -> Finding:
         """A result as a finding."""

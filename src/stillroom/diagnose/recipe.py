@@ -130,8 +130,7 @@ def diagnose_recipe(
                     chosen[place:place] = text_input.CHECKS
                 for position, check in enumerate(chosen):
                     observer.phase("checks", position, len(chosen))
-                    finding = part.as_of_whole(check.attempt(context))
-                    findings.append(finding if context.run_context.data.train.tokens is None else finding.of_texts())
+                    findings.append(part.as_of_whole(check.attempt(context)))
                 observer.phase("checks", len(chosen), len(chosen))
     finally:
         observer.run_ended()

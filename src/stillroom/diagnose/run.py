@@ -70,8 +70,6 @@ def diagnose_run(path: Path, objects: RunObjects | None = None, *, as_code: bool
         raise BadInput("run", str(path), f"a run of all classes at once; look at its tasks, such as {path}/tasks/02")
     record = with_baselines(read_run(path))
     findings = [check.run(record) for check in checks_of(record.task)]
-    if record.is_of_texts:
-        findings = [finding.of_texts() for finding in findings]
     if record.recipe.data.source != "python":
         return findings
     findings = [*_check_input(record.recipe, objects or RunObjects()), *findings]

@@ -13,6 +13,7 @@ from stillroom.diagnose.checks.study import methods, table
 from stillroom.diagnose.run import checks_of, is_incremental
 from stillroom.schema.diagnosis import Finding
 from stillroom.schema.study import CellKey, StudyResults, read_study
+from stillroom.wording import IMAGES
 
 # Whether the table can be believed.
 CHECKS: tuple[Check[StudyResults], ...] = (
@@ -43,13 +44,13 @@ def diagnose_study(path: Path) -> list[Finding]:
     checks: Sequence[Check[RunRecord]] = ()
     checked: dict[CellKey, list[methods.CheckedRun]] = {}
     baselines: list[RunRecord] = []
-    is_of_texts = False
+    unit = IMAGES
     # Runs from labels first: the others are held against them.
     for run in sorted(study.runs, key=lambda one: one.method != study.baseline):
         # A run that was moved away keeps its line in the table. Findings are kept; images of runs from labels alone.
         if (path / run.run).is_dir() and not is_incremental(path / run.run):
             record = with_baselines(read_run(path / run.run), baselines)
-            is_of_texts = record.is_of_texts
+            unit = record.unit
             # The study says itself which runs are missing.
             checks = [check for check in checks_of(record.task) if check is not unfinished]
             if not record.is_distilled:
@@ -61,4 +62,4 @@ def diagnose_study(path: Path) -> list[Finding]:
         *methods.better_without(study, checked),
         *methods.check_methods(study, checks, checked),
     ]
-    return [finding.of_texts() for finding in findings] if is_of_texts else findings
+    return [finding.filled(unit) for finding in findings]

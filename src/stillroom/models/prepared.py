@@ -69,7 +69,7 @@ def prepare_model(
         logits = prepared.try_on(data.images[:2])
     except Exception as error:
         shape, dtype = "×".join(map(str, data.images.shape[1:])), str(data.images.dtype).removeprefix("torch.")
-        kind = f"{data.unit} of {shape}" + ("" if dtype in ("uint8", "float32") else f", {dtype}")
+        kind = f"{data.unit.many} of {shape}" + ("" if dtype in ("uint8", "float32") else f", {dtype}")
         expected = f"a model that takes {kind}; it raised {format_error(error)}"
         raise BadInput(field, config.name, expected) from None
     if not isinstance(logits, Tensor) or logits.dim() != 2:
@@ -84,12 +84,9 @@ def prepare_model(
     return prepared
 
 
-def with_layout(model: nn.Module, config: ModelConfig, data: ImageSet, field: str) -> PreparedModel:
-    """Resolve a model's preprocess and the memory layout of its input.
-
-    A model that calls ``view`` on a feature map fails on channels-last memory alone; it gets plain memory.
-    """
-    resolved = resolve_preprocess(
+def preprocess_for(data: ImageSet, config: ModelConfig, field: str, model: nn.Module | None) -> PreprocessConfig | None:
+    """The preprocess of a model on some data, resolved; see :func:`resolve_preprocess`."""
+    return resolve_preprocess(
         config.preprocess,
         channels=data.channels,
         is_pixels=data.is_pixels,
@@ -97,6 +94,14 @@ def with_layout(model: nn.Module, config: ModelConfig, data: ImageSet, field: st
         field=field,
         model=model,
     )
+
+
+def with_layout(model: nn.Module, config: ModelConfig, data: ImageSet, field: str) -> PreparedModel:
+    """Resolve a model's preprocess and the memory layout of its input.
+
+    A model that calls ``view`` on a feature map fails on channels-last memory alone; it gets plain memory.
+    """
+    resolved = preprocess_for(data, config, field, model)
     model = take_ids(model) if data.tokens is not None else model
     prepared = PreparedModel(model, resolved, data.is_pixels, config.name)
     output = _answer(prepared, data)

@@ -181,9 +181,9 @@ def axis(title: str, **options: Any) -> Figure:
     return {"title": {"text": title}, **options}
 
 
-def layout(**options: Any) -> Figure:
-    """A layout; what all plots share is the template's."""
-    return options
+def figure_of(traces: Sequence[Figure], x: Figure, y: Figure, **layout: Any) -> Figure:
+    """A figure of traces over two axes; what all plots share is the template's."""
+    return {"data": [*traces], "layout": {"xaxis": x, "yaxis": y, **layout}}
 
 
 def line(x: Sequence[float], y: Sequence[float], name: str, colour: str, **options: Any) -> Figure:
@@ -218,7 +218,7 @@ def over_epochs(traces: Sequence[Figure], title: str, *, unified: bool = True, *
     notes = {"annotations": options.pop("annotations")} if "annotations" in options else {}
     x = axis("epoch", hoverformat=".3~g", unifiedhovertitle={"text": "epoch %{x}"}, rangemode="tozero")
     mode = {"hovermode": "x unified"} if unified else {}
-    return {"data": [*traces], "layout": layout(xaxis=x, yaxis=axis(title, **options), **mode, **notes)}
+    return figure_of(traces, x, axis(title, **options), **mode, **notes)
 
 
 def band(x: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str, group: str = "") -> Figure:

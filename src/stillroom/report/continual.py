@@ -16,7 +16,7 @@ from stillroom.report.charts import (
     axis,
     band,
     escaped,
-    layout,
+    figure_of,
     line,
     rounded,
 )
@@ -28,7 +28,7 @@ from stillroom.wording import counted, listed
 
 _DEEPEST_SHADE = 52  # a deeper one leaves the number on it too little contrast
 _BALANCE_WORDS = (
-    "A student biased to the newest classes predicts them (dashed) more often than there are images of them "
+    "A student biased to the newest classes predicts them (dashed) more often than there are $images of them "
     "(dotted), at the cost of old classes."
 )
 _COLUMNS = (
@@ -63,14 +63,12 @@ def accuracy_figure(lines: Sequence[AccuracyLine]) -> Figure:
             tasks = [float(task) for task in range(1, len(each.low) + 1)]
             traces.append(band(tasks, each.low, each.high, each.colour, each.group))
         traces.append(_line_trace(each, len(lines) - place))
-    return {
-        "data": traces,
-        "layout": layout(
-            xaxis=_tasks_axis(max((len(each.mean) for each in lines), default=1)),
-            yaxis=axis("mean accuracy on the tasks so far, %", rangemode="tozero"),
-            hovermode="x unified" if len(lines) <= 6 else "closest",
-        ),
-    }
+    return figure_of(
+        traces,
+        _tasks_axis(max((len(each.mean) for each in lines), default=1)),
+        axis("mean accuracy on the tasks so far, %", rangemode="tozero"),
+        hovermode="x unified" if len(lines) <= 6 else "closest",
+    )
 
 
 def balance_figure(
@@ -82,18 +80,14 @@ def balance_figure(
         ("old classes", [value or 0.0 for value in old[1:]], "student", "solid"),
         ("newest classes", list(new[1:]), "lost", "solid"),
         ("predictions of the newest", list(answered[1:]), "other-1", "dash"),
-        ("images of the newest", list(are[1:]), "axis", "dot"),
+        ("$images of the newest", list(are[1:]), "axis", "dot"),
     ]
     traces = [
         line(tasks, values, name, colour, mode="lines+markers", hovertemplate="%{y:.1f}%", line={"dash": dash})
         for name, values, colour, dash in shown
     ]
-    return {
-        "data": traces,
-        "layout": layout(
-            xaxis=_tasks_axis(len(new)), yaxis=axis("% of test images", range=[0, 103]), hovermode="x unified"
-        ),
-    }
+    y = axis("% of test $images", range=[0, 103])
+    return figure_of(traces, _tasks_axis(len(new)), y, hovermode="x unified")
 
 
 def heat_map(title: str, matrix: Sequence[Sequence[float]]) -> Values:
@@ -163,7 +157,7 @@ def tasks_section(members: Sequence[Member]) -> Values | None:
         legend=tuple(lines),
         heats=(
             heat_map("Accuracy on each task after each", record.matrix),
-            heat_map("The same among the classes of the image’s own task", record.task_local),
+            heat_map("The same among the classes of the $image’s own task", record.task_local),
         ),
         balance=balanced,
         charts=[accuracy, balanced],
@@ -218,14 +212,14 @@ def _sentences(record: FinishedRecord, joint: JointComparison | None) -> list[st
         first += f"It forgot nothing: old tasks gained {decimal(-metrics.forgetting)} points on average."
     second = (
         f"In the end {decimal(last.balance.answered_new)}% of its predictions are the newest classes, which are "
-        f"{decimal(last.balance.are_new)}% of the images: its accuracy is {decimal(last.balance.new)}% on these, and "
+        f"{decimal(last.balance.are_new)}% of the $images: its accuracy is {decimal(last.balance.new)}% on these, and "
         f"{decimal(last.balance.old)}% on the old ones."
     )
     chance = sum(100 / len(task.classes) for task in record.tasks) / len(record.tasks)
     third = (
-        f"Where only the classes of an image’s own task are possible answers, {decimal(metrics.task_local)}% are right "
-        f"(chance {decimal(chance)}%); where only old classes are, {decimal(metrics.old_only)}% of the old images. "
-        "This is what it still knows of old tasks, apart from its preference for newer classes."
+        f"Where only the classes of $an_image’s own task are possible answers, {decimal(metrics.task_local)}% are "
+        f"right (chance {decimal(chance)}%); where only old classes are, {decimal(metrics.old_only)}% of the old "
+        "$images. This is what it still knows of old tasks, apart from its preference for newer classes."
     )
     sentences = [first, second, third]
     if joint is not None and joint.omega is not None:
@@ -252,16 +246,16 @@ def _task_rows(record: FinishedRecord) -> list[Values]:
 def _notes(record: FinishedRecord) -> list[str]:
     notes = []
     if record.memory.joint:
-        notes.append("Joint training: every task learns from all images of all classes seen, so this is a ceiling.")
+        notes.append("Joint training: every task learns from all $images of all classes seen, so this is a ceiling.")
     elif record.memory.exemplars:
         most = max(task.memory.exemplars for task in record.tasks)
         notes.append(
-            f"Up to {whole(record.memory.exemplars)} training images were stored, the same number per class, chosen "
+            f"Up to {whole(record.memory.exemplars)} training $images were stored, the same number per class, chosen "
             f"{'by herding' if record.memory.selection == 'herding' else 'at random'}; {whole(most)} at the most. "
-            "Memory: their pixels."
+            "Memory: their $pixels."
         )
     else:
-        notes.append("No image of an old class was stored.")
+        notes.append("No $image of an old class was stored.")
     if record.predict_by == "nearest_mean":
         notes.append("The nearest mean of exemplars predicts, in penultimate features of length 1, not the logits.")
     if not record.equal_tasks:
@@ -270,8 +264,8 @@ def _notes(record: FinishedRecord) -> list[str]:
     if any(abs(task.accuracy - task.pooled) > 0.005 for task in record.tasks):
         last = record.tasks[-1]
         notes.append(
-            "Tasks do not have the same number of test images, so the mean over tasks is not that over images: in the "
-            f"end {decimal(last.accuracy, 2)}% and {decimal(last.pooled, 2)}%."
+            "Tasks do not have the same number of test $images, so the mean over tasks is not that over $images: in "
+            f"the end {decimal(last.accuracy, 2)}% and {decimal(last.pooled, 2)}%."
         )
     notes.append(
         "Forgetting: the best accuracy on a task before the last, less that after the last, the mean over all tasks "
@@ -297,8 +291,9 @@ def _pair_section(study: StudyResults, styles: Mapping[str, SeriesStyle], place:
         f"their {study.percent} intervals."
     )
     note = (
-        "After the last task. Old and new: accuracy on the test images of earlier tasks and of the last. Own task: "
-        "only the classes of an image’s own task are possible answers. Old among old: only those of earlier tasks are. "
+        "After the last task. Old and new: accuracy on the test $images of earlier tasks and of the last. Own task: "
+        "only the classes of $an_image’s own task are possible answers. Old among old: only those of earlier tasks "
+        "are. "
     )
     if pair.joint is None:
         note += "No method is joint training, so there is no Ω."

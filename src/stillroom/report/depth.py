@@ -103,7 +103,7 @@ def _gap(tap: FidelityTap) -> tuple[str, list[tuple[str, str]]]:
 
 _LEAD = (
     "The gap between student and teacher can be measured at any depth and weighted more or less exactly. A cell shows "
-    "how well one weighting orders test images by their true divergence, τ²·KL: 1 is the same order, 0 no correlation."
+    "how well one weighting orders test $images by their true divergence, τ²·KL: 1 is the same order, 0 no correlation."
 )
 
 
@@ -165,14 +165,14 @@ def _notes(fidelity: Fidelity) -> list[str]:
     when = f"the student after epochs {epochs}" if len(fidelity.epochs) > 1 else "the trained student alone"
     named = "" if fidelity.teacher == "teacher" else f"The teacher is {fidelity.teacher}. "
     notes = [
-        f"{named}{whole(fidelity.images)} test images, evenly spread, without augmentation; {when}; τ = "
-        f"{fidelity.temperature:g}. Numbers are Spearman’s rank correlation; intervals are over the draw of images, "
+        f"{named}{whole(fidelity.images)} test $images, evenly spread, without augmentation; {when}; τ = "
+        f"{fidelity.temperature:g}. Numbers are Spearman’s rank correlation; intervals are over the draw of $images, "
         "not over seeds."
     ]
     if fidelity.fitted_on:
         notes.append(
             "The student’s features are mapped to the teacher’s shape by the best linear map (ridge least squares, "
-            f"one for each tap and checkpoint, on {whole(fidelity.fitted_on)} training images), the logits unchanged."
+            f"one for each tap and checkpoint, on {whole(fidelity.fitted_on)} training $images), the logits unchanged."
         )
     notes.append(
         "From the identity to the exact member the losses are feature_mse, feature_fisher, feature_full_fisher and "
@@ -184,7 +184,7 @@ def _notes(fidelity: Fidelity) -> list[str]:
         counts = sorted({tap.drawn_classes for tap in drawn})
         notes.append(
             f"At {listed(tap.teacher for tap in drawn)} the Fisher diagonal is of {listed(counts)} drawn "
-            "classes an image, as feature_fisher takes it there: its noise lowers the number."
+            "classes $an_image, as feature_fisher takes it there: its noise lowers the number."
         )
     return notes
 

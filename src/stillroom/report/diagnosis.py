@@ -17,7 +17,7 @@ from stillroom.report.charts import (
     Figure,
     axis,
     escaped,
-    layout,
+    figure_of,
     line,
     lying_bars,
     names_axis,
@@ -269,32 +269,21 @@ def _bars(plot: Plot) -> tuple[Figure, int]:
     ends = [*values, *([plot.mark] if plot.mark is not None else []), 0.0]
     low, high = min(ends), max(ends)
     span = (high - low) or 1.0
-    figure = {
-        "data": [bars],
-        "layout": layout(
-            xaxis=axis(
-                escaped(plot.y_label, 60),
-                range=[low - (0.2 * span if low < 0 else 0), high + 0.2 * span],
-                fixedrange=True,
-                zeroline=True,
-            ),
-            yaxis=names_axis(names, bars["y"]),
-            hovermode="closest",
-            bargap=0.3,
-            shapes=_mark(plot.mark, upright=True),
-        ),
-    }
+    ends = [low - (0.2 * span if low < 0 else 0), high + 0.2 * span]
+    x = axis(escaped(plot.y_label, 60), range=ends, fixedrange=True, zeroline=True)
+    shapes = _mark(plot.mark, upright=True)
+    figure = figure_of([bars], x, names_axis(names, bars["y"]), hovermode="closest", bargap=0.3, shapes=shapes)
     return figure, 80 + (_BAR if len(values) <= _MANY else _THIN_BAR) * len(values)
 
 
 def _line(plot: Plot) -> tuple[Figure, int]:
-    x, y = thin(np.asarray(plot.x, dtype=np.float64), np.asarray(plot.y, dtype=np.float64))
-    ends = [*y.tolist(), *([plot.mark] if plot.mark is not None else [])]
+    places, values = thin(np.asarray(plot.x, dtype=np.float64), np.asarray(plot.y, dtype=np.float64))
+    ends = [*values.tolist(), *([plot.mark] if plot.mark is not None else [])]
     is_log = min(ends) > 0 and max(ends) / min(ends) > LOG
     label = _broken(escaped(plot.y_label, 60))
     drawn = line(
-        x.tolist(),
-        y.tolist(),
+        places.tolist(),
+        values.tolist(),
         plot.title,
         "student",
         hovertemplate="%{x:.4~g}: %{y:.4~g}<extra></extra>",
@@ -303,16 +292,8 @@ def _line(plot: Plot) -> tuple[Figure, int]:
     if is_log:
         # Whole powers of ten, six of them at most.
         options = {"type": "log", "exponentformat": "power", "dtick": math.ceil(math.log10(max(ends) / min(ends)) / 6)}
-    figure = {
-        "data": [drawn],
-        "layout": layout(
-            xaxis=axis(escaped(plot.x_label, 60)),
-            yaxis=axis(f"{label}{' (log scale)' if is_log else ''}", **options),
-            hovermode="closest",
-            shapes=_mark(plot.mark, upright=False),
-        ),
-    }
-    return figure, _HEIGHT
+    x, y = axis(escaped(plot.x_label, 60)), axis(f"{label}{' (log scale)' if is_log else ''}", **options)
+    return figure_of([drawn], x, y, hovermode="closest", shapes=_mark(plot.mark, upright=False)), _HEIGHT
 
 
 def _histogram(plot: Plot) -> tuple[Figure, int]:
@@ -325,18 +306,9 @@ def _histogram(plot: Plot) -> tuple[Figure, int]:
         "marker": {"color": LIGHT["student"], "line": {"color": LIGHT["surface"], "width": 1}},
         "hovertemplate": "%{x:.3~g}: %{y:,.4~g}<extra></extra>",
     }
-    figure = {
-        "data": [bars],
-        "layout": layout(
-            xaxis=axis(escaped(plot.x_label, 60)),
-            yaxis=axis(_broken(escaped(plot.y_label, 60))),
-            hovermode="closest",
-            bargap=0,
-            # Of a histogram the values lie along the lower edge.
-            shapes=_mark(plot.mark, upright=True),
-        ),
-    }
-    return figure, _HEIGHT
+    x, y = axis(escaped(plot.x_label, 60)), axis(_broken(escaped(plot.y_label, 60)))
+    # Of a histogram the values lie along the lower edge.
+    return figure_of([bars], x, y, hovermode="closest", bargap=0, shapes=_mark(plot.mark, upright=True)), _HEIGHT
 
 
 def _broken(label: str) -> str:

@@ -18,6 +18,7 @@ from stillroom.files import write_text
 from stillroom.report.charts import DARK, LIGHT, TEMPLATE, css, dark_of_light
 from stillroom.report.formats import short
 from stillroom.report.numbers import plot_numbers
+from stillroom.wording import IMAGES, Unit
 
 _PACKAGE = "stillroom.report"
 # Nothing is fetched and nothing is sent: styles and scripts are the page's own, images are data. Plotly hands a
@@ -30,16 +31,19 @@ POLICY = (
 POLICY_IN_STUDY = POLICY.replace("script-src", "script-src 'self' file:")
 
 
-def rendered(template: str, *, figures: dict[str, Any], plotly_at: str | None = None, **context: Any) -> str:
+def rendered(
+    template: str, *, figures: dict[str, Any], plotly_at: str | None = None, unit: Unit = IMAGES, **context: Any
+) -> str:
     """A page as text.
 
     Args:
         template: its name in ``templates``; it extends ``base.html.j2``.
         figures: the plots by key.
         plotly_at: the address of plotly, from the page; left out, it stands in the page where there are plots.
+        unit: what a sample of the data is called, which the page's sentences leave open.
         context: what else the template lays out.
     """
-    return str(
+    return unit.fill(
         _environment()
         .get_template(template)
         .render(

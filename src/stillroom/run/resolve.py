@@ -15,7 +15,8 @@ from stillroom.data.loader import BatchSampler
 from stillroom.errors import BadInput
 from stillroom.losses.base import Loss
 from stillroom.models.config import ModelConfig, PreprocessConfig
-from stillroom.models.preprocess import explicit_preprocess, resolve_preprocess
+from stillroom.models.prepared import preprocess_for
+from stillroom.models.preprocess import explicit_preprocess
 from stillroom.recipe import Recipe
 from stillroom.run.components import RunComponents
 from stillroom.teachers.class_map import resolve_class_map
@@ -118,15 +119,7 @@ def uses_cache(recipe: Recipe, losses: Sequence[Loss[Any]], train: ImageSet) -> 
 
 
 def _with_preprocess(config: ConfigT, train: ImageSet, field: str, model: nn.Module | None) -> ConfigT:
-    resolved = resolve_preprocess(
-        config.preprocess,
-        channels=train.channels,
-        is_pixels=train.is_pixels,
-        is_text=train.tokens is not None,
-        field=field,
-        model=model,
-    )
-    return config.model_copy(update={"preprocess": resolved or "none"})
+    return config.model_copy(update={"preprocess": preprocess_for(train, config, field, model) or "none"})
 
 
 def _teacher_model(config: TeacherConfig, train: ImageSet, field: str, model: nn.Module | None) -> TeacherConfig:

@@ -28,7 +28,6 @@ from stillroom.run.records import check_free, check_same_recipe, environment
 from stillroom.run.resolve import resolve, with_threads
 from stillroom.run.reuse_head import reuse_head
 from stillroom.run.validate import try_smallest_batch, validate
-from stillroom.runtime import TextObserver
 from stillroom.schema.base import read_json, write
 from stillroom.schema.run import ENVIRONMENT, SUMMARY, RunSummary
 from stillroom.tasks import TASK_INFO
@@ -158,8 +157,6 @@ def _opened(
             components = build_components(recipe, note=note, clock=runtime.clock)
         elif note is not None:
             describe_data(components.data, note)
-        if components.data.train.tokens is not None:
-            runtime = replace(runtime, observer=TextObserver(observer))
         reading = [loss.name for loss in components.losses if loss.requires.teacher]
         if labels_alone and reading:
             expected = "losses that read labels alone; `stillroom distill` takes a teacher"

@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 from stillroom.errors import BadInput
 from stillroom.files import parse_yaml
 from stillroom.schema.base import Items, JsonFile, JsonObject, is_finite, read_json, write
-from stillroom.wording import of_texts
+from stillroom.wording import Unit
 
 NAME = "diagnosis.json"
 Verdict = Literal["problem", "warning", "ok", "skipped"]
@@ -149,15 +149,21 @@ class Finding:
         """Whether it is a problem or a warning."""
         return self.verdict in ("problem", "warning")
 
-    def of_texts(self) -> Finding:
-        """The same in the words of data that are texts."""
-        remedy = self.remedy and replace(self.remedy, words=of_texts(self.remedy.words))
+    def filled(self, unit: Unit) -> Finding:
+        """The same with what a sample of the data is called filled into its sentences."""
+        remedy = self.remedy and replace(self.remedy, words=unit.fill(self.remedy.words))
         plots = tuple(
-            replace(each, title=of_texts(each.title), x_label=of_texts(each.x_label), y_label=of_texts(each.y_label))
+            replace(each, title=unit.fill(each.title), x_label=unit.fill(each.x_label), y_label=unit.fill(each.y_label))
             for each in self.plots
         )
-        said = {name: of_texts(getattr(self, name)) for name in ("summary", "threshold", "title")}
-        return replace(self, remedy=remedy, plots=plots, **said)
+        return replace(
+            self,
+            summary=unit.fill(self.summary),
+            threshold=unit.fill(self.threshold),
+            title=unit.fill(self.title),
+            remedy=remedy,
+            plots=plots,
+        )
 
 
 class RemedyScore(JsonObject):

@@ -127,15 +127,15 @@ def why_not_measurable(task: Task, targets: Array, names: Sequence[str]) -> str:
     """Why no model can be measured on a split; empty where one can.
 
     >>> why_not_measurable("regression", np.array([[1.0, 2.0], [1.0, 3.0]]), ["a", "b"])
-    "a target that is not constant: 'a' is the same for all 2 images, and its R² is undefined"
+    "a target that is not constant: 'a' is the same for all 2 $images, and its R² is undefined"
     """
     if task == "regression":
         constant = np.flatnonzero(targets.max(0) == targets.min(0))
         if constant.size:
-            which = f"{names[constant[0]]!r} is the same for all {len(targets)} images"
+            which = f"{names[constant[0]]!r} is the same for all {len(targets)} $images"
             return f"a target that is not constant: {which}, and its R² is undefined"
     if task == "multi_label" and not targets.any():
-        return f"at least one image with a class: all of the {len(targets)} images have none"
+        return f"at least one $image with a class: all of the {len(targets)} $images have none"
     return ""
 
 

@@ -17,6 +17,7 @@ from stillroom.errors import BadInput
 from stillroom.files import verify
 from stillroom.schema.base import clean
 from stillroom.schema.measures import image_losses
+from stillroom.schema.run import RunSummary
 from stillroom.tasks import TASKS, Task
 
 Floats = NDArray[np.floating[Any]]
@@ -54,6 +55,16 @@ class Predictions:
     def teacher_logits(self) -> Floats | None:
         """The logits of the teacher that is compared with; None where there are none."""
         return None if self.reference is None else self.teachers.get(self.reference)
+
+
+def read_run_predictions(run: Path, summary: RunSummary) -> Predictions | None:
+    """The predictions in a run's folder, as its summary says that they are; None where there are none."""
+    path = run / PREDICTIONS
+    if not path.is_file():
+        return None
+    return read_predictions(
+        path, count=summary.count, classes=summary.data.classes, reference=summary.reference, task=summary.task
+    )
 
 
 def read_predictions(

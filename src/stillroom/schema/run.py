@@ -185,22 +185,22 @@ class DataQuality(JsonObject):
     def leak_words(self) -> str:
         """How many test images are training images."""
         if self.shared == self.test:
-            return f"all {self.test:,} test images are training images, too: the accuracy is that of training"
+            return f"all {self.test:,} test $images are training $images, too: the accuracy is that of training"
         times = f", {self.shared_relabelled:,} of them with another label" if self.shared_relabelled else ""
-        return f"{self.shared:,} of {self.test:,} test images are training images, too{times}"
+        return f"{self.shared:,} of {self.test:,} test $images are training $images, too{times}"
 
     def copies_words(self) -> str:
         """How many training images are there twice."""
         times = f", {self.copies_relabelled:,} of them with another label" if self.copies_relabelled else ""
-        return f"{self.copies:,} of {self.train:,} training images are copies of others{times}"
+        return f"{self.copies:,} of {self.train:,} training $images are copies of others{times}"
 
     def imbalance_words(self) -> str:
         """How unequal the classes are."""
         if not self.largest:
-            return "no training image has a label"
+            return "no training $image has a label"
         if self.largest == self.smallest:
-            return f"each class has {self.largest:,} training images"
-        words = f"{self.largest:,} training images of {self.largest_class!r}, {self.smallest:,} of "
+            return f"each class has {self.largest:,} training $images"
+        words = f"{self.largest:,} training $images of {self.largest_class!r}, {self.smallest:,} of "
         return f"{words}{self.smallest_class!r}: {self.imbalance:.0f} to 1"
 
     def warnings(self) -> list[str]:

@@ -304,7 +304,7 @@ class ViewBuilder:
         if good < len(listed):
             first = good * self._spec.block
             where = f"half-built view {self._view} in {self._cache_folder.folder}"
-            note(f"{where} is damaged: built again from image {first} on")
+            note(f"{where} is damaged: built again from sample {first} on")
         return listed[:good], ends[good]
 
     def _is_ours(self, line: bytes) -> bool:

@@ -54,6 +54,25 @@ class ScheduleConfig(Config):
     )
     milestones: tuple[float, ...] = Field((0.5, 0.75), description="Drops of multi_step, as fractions of the training.")
     gamma: float = Field(0.1, gt=0, le=1, description="Factor of each drop of multi_step.")
+    momentum: tuple[float, float] | None = Field(
+        None,
+        description="Of one_cycle with sgd, the least and the largest momentum: it falls as the rate rises and rises "
+        "as it falls; torch's OneCycleLR has [0.85, 0.95]. Left out: the optimizer's, all along.",
+    )
+
+    @model_serializer(mode="wrap")
+    def _only_where_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = handler(self)
+        return {key: value for key, value in written.items() if key != "momentum" or value is not None}
+
+    @model_validator(mode="after")
+    def _momentum_of_one_cycle(self) -> ScheduleConfig:
+        if self.momentum is not None:
+            if self.name != "one_cycle":
+                raise ValueError(f"momentum only with one_cycle, not {self.name}")
+            if not 0 < self.momentum[0] <= self.momentum[1] < 1:
+                raise ValueError("momentum as two numbers between 0 and 1, the smaller first")
+        return self
 
     @model_validator(mode="after")
     def _milestones_ordered(self) -> ScheduleConfig:
@@ -161,6 +180,8 @@ class TrainingConfig(Config):
     def _one_budget(self) -> TrainingConfig:
         if self.epochs is not None and self.steps is not None:
             raise ValueError("either epochs or steps, not both")
+        if self.schedule.momentum is not None and (self.optimizer.name != "sgd" or not self.optimizer.momentum):
+            raise ValueError("schedule.momentum only with an optimizer that has one: sgd, with momentum above 0")
         if any(epoch < 0 for epoch in self.checkpoints):
             raise ValueError("checkpoints of 0 or more")
         return self

@@ -26,7 +26,7 @@ from stillroom.train.config import TrainingConfig
 from stillroom.train.device import autocast, seed_step
 from stillroom.train.folder import RunFolder
 from stillroom.train.interruption import Interruption
-from stillroom.train.optimisation import MovingAverage, OwnOptimisation, lr_factor, scale_lr
+from stillroom.train.optimisation import MovingAverage, OwnOptimisation, apply_schedule
 from stillroom.train.recorders import Clock, EvaluationInfo, Meter, StepHook, StepInfo
 from stillroom.train.step import DistillStep, check_not_silent, is_compile_error
 from stillroom.wording import counted
@@ -151,7 +151,7 @@ class Trainer:
                 if position == 0:
                     self._sign(progress, epoch)
                 if scheduler is None:
-                    scale_lr(optimizer, rates, lr_factor(self.config.schedule, progress.step, total))
+                    apply_schedule(optimizer, rates, self.config.schedule, progress.step, total)
                 losses = self._learn(wrapped, batch, progress, total)
                 if self.config.clip_norm is not None:
                     nn.utils.clip_grad_norm_(self.step.parameters(), self.config.clip_norm)
@@ -318,8 +318,8 @@ class Trainer:
         if stops:
             self.runtime.observer.note(
                 f"stopped after epoch {_epoch(step, per_epoch):g} of {total / per_epoch:g}: {self.patience_for} on the "
-                f"validation images did not rise above {best:.2f} in {counted(waited, 'evaluation')}; the last weights "
-                "are kept"
+                f"validation {self.loader.unit.many} did not rise above {best:.2f} in {counted(waited, 'evaluation')}; "
+                "the last weights are kept"
             )
         return figures
 

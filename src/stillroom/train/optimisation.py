@@ -179,6 +179,21 @@ def lr_factor(config: ScheduleConfig, step: int, total: int) -> float:
     return 1.0
 
 
+def momentum_at(config: ScheduleConfig, step: int, total: int) -> float | None:
+    """The momentum of a step of one_cycle, by the same cosines as its rate; None where the schedule leaves it alone.
+
+    >>> [round(momentum_at(ScheduleConfig(momentum=(0.85, 0.95)), step, 10), 3) for step in (0, 3, 9)]
+    [0.95, 0.85, 0.945]
+    """
+    if config.momentum is None:
+        return None
+    low, high = config.momentum
+    done, warmup = step / total, 0.3 if config.warmup is None else config.warmup
+    if done < warmup:
+        return _cosine(high, low, done / warmup)
+    return _cosine(low, high, (done - warmup) / (1 - warmup))
+
+
 def full_rate_steps(config: ScheduleConfig, total: int) -> float:
     """The equivalent number of steps at the peak rate: Σ of the schedule's factors over the run.
 
@@ -195,10 +210,15 @@ def _cosine(start: float, end: float, part: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * part)) / 2
 
 
-def scale_lr(optimizer: torch.optim.Optimizer, rates: Sequence[Any], factor: float) -> None:
-    """Set the learning rate of each parameter group: its peak rate times a factor."""
+def apply_schedule(
+    optimizer: torch.optim.Optimizer, rates: Sequence[Any], config: ScheduleConfig, step: int, total: int
+) -> None:
+    """Set the learning rate of each parameter group for a step, from its peak rate, and the momentum where it moves."""
+    factor, momentum = lr_factor(config, step, total), momentum_at(config, step, total)
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate * factor
+        if momentum is not None:
+            group["momentum"] = momentum
 
 
 class MovingAverage:

@@ -43,13 +43,13 @@ def data_checks(quality_of: Callable[[ContextT], DataQuality]) -> tuple[Check[Co
 
     @check(
         threshold=(
-            f"Share of the test images with the pixels of a training image: warning from {LEAK.warning:.1%}, problem "
-            f"from {LEAK.problem:.0%}. Of more than 256 MB of files that are read on demand, the files are compared, "
-            "their metadata aside. A picture that was cropped or compressed again is not found."
+            f"Share of the test $images with the $pixels of a training $image: warning from {LEAK.warning:.1%}, "
+            f"problem from {LEAK.problem:.0%}. Of more than 256 MB of files that are read on demand, the files are "
+            "compared, their metadata aside. A picture that was cropped or compressed again is not found."
         ),
         source="Barz & Denzler, arXiv 1902.00423: 3.3% of CIFAR-10's and 10% of CIFAR-100's test images are in train.",
         limits=[LEAK],
-        problem="Test images are trained on",
+        problem="Test $images are trained on",
         title="Leak from training to test",
         tasks=TASKS,
     )
@@ -59,19 +59,21 @@ def data_checks(quality_of: Callable[[ContextT], DataQuality]) -> tuple[Check[Co
         evidence = {"shared": found.shared, "test": found.test, "relabelled": found.shared_relabelled}
         if not found.shared:
             how = "" if found.by_pixels else ", by its file"
-            return CheckResult("ok", f"None of {found.test:,} test images is a training image{how}.", evidence)
+            return CheckResult("ok", f"None of {found.test:,} test $images is a training $image{how}.", evidence)
         words = (
-            "Evaluate on other images: give a test split without copies, or hold a part of the training images out "
+            "Evaluate on other $images: give a test split without copies, or hold a part of the training $images out "
             "(data.holdout=0.1)."
         )
         return CheckResult(LEAK.at_least(found.leak), f"{_sentence(found.leak_words())}", evidence, Remedy(words))
 
     @check(
-        threshold=f"Share of the training images that are copies of an earlier one: warning from {COPIES.warning:.0%}.",
+        threshold=(
+            f"Share of the training $images that are copies of an earlier one: warning from {COPIES.warning:.0%}."
+        ),
         source="Lee et al., arXiv 2107.06499: copies are learned by heart, and take the place of other images.",
         limits=[COPIES],
-        problem="Training images are there twice",
-        title="Copies among the training images",
+        problem="Training $images are there twice",
+        title="Copies among the training $images",
         tasks=TASKS,
     )
     def duplicates(context: ContextT) -> CheckResult:
@@ -79,14 +81,14 @@ def data_checks(quality_of: Callable[[ContextT], DataQuality]) -> tuple[Check[Co
         found = quality_of(context)
         evidence = {"copies": found.copies, "train": found.train, "relabelled": found.copies_relabelled}
         if not found.copies:
-            return CheckResult("ok", f"None of {found.train:,} training images is a copy of another.", evidence)
+            return CheckResult("ok", f"None of {found.train:,} training $images is a copy of another.", evidence)
         words = "Remove the copies; of those with several labels, find out which is right."
         return CheckResult(COPIES.at_least(found.copied), _sentence(found.copies_words()), evidence, Remedy(words))
 
     @check(
         threshold=(
-            f"Training images of the largest class to one of the smallest: warning from {IMBALANCE.warning:g}, problem "
-            f"from {IMBALANCE.problem:g}; problem also where a class has none."
+            f"Training $images of the largest class to one of the smallest: warning from {IMBALANCE.warning:g}, "
+            f"problem from {IMBALANCE.problem:g}; problem also where a class has none."
         ),
         source="Buda, Maki & Mazurowski, arXiv 1710.05381.",
         limits=[IMBALANCE],
@@ -104,18 +106,18 @@ def data_checks(quality_of: Callable[[ContextT], DataQuality]) -> tuple[Check[Co
             "without_images": found.empty_classes,
         }
         words = (
-            "Collect more images of the small classes, or show them as often (data.sampling=balanced), and judge by "
+            "Collect more $images of the small classes, or show them as often (data.sampling=balanced), and judge by "
             "the accuracy of each class, not by top-1."
         )
         if not found.largest:
-            raise Skip("No training image has a label.")
+            raise Skip("No training $image has a label.")
         if found.empty_classes and found.unlabelled:
             summary = (
-                f"{found.empty_classes:,} classes have no training image with a label: the teacher alone has them."
+                f"{found.empty_classes:,} classes have no training $image with a label: the teacher alone has them."
             )
-            return CheckResult("warning", summary, evidence, Remedy("Label a few images of each class."))
+            return CheckResult("warning", summary, evidence, Remedy("Label a few $images of each class."))
         if found.empty_classes:
-            summary = f"{found.empty_classes:,} classes have no training image: the student cannot learn them."
+            summary = f"{found.empty_classes:,} classes have no training $image: the student cannot learn them."
             return CheckResult("problem", summary, evidence, Remedy(words))
         return CheckResult(
             IMBALANCE.at_least(found.imbalance), _sentence(found.imbalance_words()), evidence, Remedy(words)

@@ -240,14 +240,14 @@ SYMBOLS = {
     "d_mean": (
         "D",
         "mean",
-        "how far weights had moved when an image had most concepts",
+        "how far weights had moved when $an_image had most concepts",
         "The cumulative movement of the probed layer’s weights, relative to their first size, at the checkpoint at "
         "which an image has most concepts on its subject; mean over images. Small: learned fast.",
     ),
     "d_std": (
         "D",
         "std",
-        "how much images differ in that",
+        "how much $images differ in that",
         "The standard deviation of the same movement over images. Small: all concepts are learned at once.",
     ),
     "rho": (

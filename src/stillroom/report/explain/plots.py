@@ -7,7 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stillroom.report.charts import LIGHT, Chart, Figure, axis, band, escaped, layout, line, nice, over_epochs, rounded
+from stillroom.report.charts import (
+    LIGHT,
+    Chart,
+    Figure,
+    axis,
+    band,
+    escaped,
+    figure_of,
+    line,
+    nice,
+    over_epochs,
+    rounded,
+)
 from stillroom.report.charts import level as horizontal
 from stillroom.report.explain.maps import ExplanationMaps, name_of, sides
 from stillroom.report.formats import amount
@@ -118,28 +130,20 @@ def _change(
     edge = 0.06 * (sum(most) or 1.0)
     ends = -most[1] - edge, most[0] + edge
     ticks = nice(*ends, 5)
-    figure = {
-        "data": traces,
-        "layout": layout(
-            xaxis=axis(
-                "up to epoch",
-                tickmode="array",
-                tickvals=steps,
-                ticktext=[f"{epoch:g}" for epoch in explanation.epochs[1:]],
-                fixedrange=True,
-            ),
-            yaxis=axis("died  ·  born, cells an image", range=rounded(ends), zeroline=True, fixedrange=True)
-            # Below the line are as many that died: a count, not a negative number.
-            | {
-                "zerolinecolor": LIGHT["ink"],
-                "tickmode": "array",
-                "tickvals": rounded(ticks),
-                "ticktext": [f"{abs(tick):.3g}" for tick in ticks],
-            },
-            hovermode="x unified",
-            barmode="overlay",
-        ),
-    }
+    epochs = [f"{epoch:g}" for epoch in explanation.epochs[1:]]
+    x = axis("up to epoch", tickmode="array", tickvals=steps, ticktext=epochs, fixedrange=True)
+    y = axis(
+        "died  ·  born, cells an image",
+        range=rounded(ends),
+        zeroline=True,
+        fixedrange=True,
+        zerolinecolor=LIGHT["ink"],
+        tickmode="array",
+        tickvals=rounded(ticks),
+        # Below the line are as many that died: a count, not a negative number.
+        ticktext=[f"{abs(tick):.3g}" for tick in ticks],
+    )
+    figure = figure_of(traces, x, y, hovermode="x unified", barmode="overlay")
     return Chart(f"change-{key}", title, " ".join(words), 300, figure)
 
 
@@ -154,44 +158,37 @@ def _cka(explanation: Explanation, place: int, cka: CkaTable) -> Chart:
     words = f"Rows: {one.lower()}. Columns: {other.lower() if cka.other != 'teacher' else 'the teacher'}."
     if last is not None:
         words += f" Last with last: {amount(last)}."
-    figure = {
-        "data": [
-            {
-                "type": "heatmap",
-                "z": [rounded([float("nan") if each is None else each for each in row], 3) for row in cka.values],
-                "zmin": 0,
-                "zmax": 1,
-                "colorscale": [[0, LIGHT["surface"]], [1, LIGHT["student"]]],
-                "showscale": False,
-                "hovertemplate": "%{y}<br>%{x}<br><b>CKA %{z:.2f}</b><extra></extra>",
-                "hoverongaps": False,
-                "xgap": 1,
-                "ygap": 1,
-            }
-        ],
-        "layout": layout(
-            xaxis=axis("") | _taps(cka.other_taps) | {"tickangle": 90},
-            yaxis=axis("") | _taps(cka.one_taps) | {"range": [len(cka.one_taps) - 0.5, -0.5]},
-            margin={"l": 4, "r": 4, "t": 6, "b": 6},
-            hovermode="closest",
-        ),
+    heatmap = {
+        "type": "heatmap",
+        "z": [rounded([float("nan") if each is None else each for each in row], 3) for row in cka.values],
+        "zmin": 0,
+        "zmax": 1,
+        "colorscale": [[0, LIGHT["surface"]], [1, LIGHT["student"]]],
+        "showscale": False,
+        "hovertemplate": "%{y}<br>%{x}<br><b>CKA %{z:.2f}</b><extra></extra>",
+        "hoverongaps": False,
+        "xgap": 1,
+        "ygap": 1,
     }
+    x = _taps(cka.other_taps) | {"tickangle": 90}
+    y = _taps(cka.one_taps) | {"range": [len(cka.one_taps) - 0.5, -0.5]}
+    figure = figure_of([heatmap], x, y, margin={"l": 4, "r": 4, "t": 6, "b": 6}, hovermode="closest")
     return Chart(f"cka-{place}", f"{one} · {other}", words, 330, figure)
 
 
 def _taps(names: Sequence[str]) -> Figure:
     places = list(range(len(names)))
-    return {
-        "tickmode": "array",
-        "tickvals": places,
-        "ticktext": [escaped(name, 18) for name in names],
-        "showticklabels": len(names) <= _MOST_NAMES,
-        "tickfont": {"size": 10},
-        "ticks": "",
-        "showgrid": False,
-        "title": {"text": ""},
-        "range": [-0.5, len(names) - 0.5],
-    }
+    return axis(
+        "",
+        tickmode="array",
+        tickvals=places,
+        ticktext=[escaped(name, 18) for name in names],
+        showticklabels=len(names) <= _MOST_NAMES,
+        tickfont={"size": 10},
+        ticks="",
+        showgrid=False,
+        range=[-0.5, len(names) - 0.5],
+    )
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:

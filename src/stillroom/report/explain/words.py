@@ -21,7 +21,7 @@ from stillroom.schema.explanation import (
     WordExplanation,
     WordNetwork,
 )
-from stillroom.wording import of_texts
+from stillroom.wording import TEXTS
 
 _SHADES = 5  # of what is kept more than of the mean word, and as many of what is kept less
 _FULL = 1.5  # nats at which a shade is full
@@ -52,7 +52,7 @@ def write_word_explanation(folder: Path, out: Path | None = None) -> Path:
         full=_FULL,
     )
     target = out if out is not None else folder / PAGE
-    return write_page(target, rendered("explain/words.html.j2", figures={}, page=page))
+    return write_page(target, rendered("explain/words.html.j2", figures={}, unit=TEXTS, page=page))
 
 
 def headline(found: WordExplanation) -> str:
@@ -150,7 +150,7 @@ def _hypothesis(one: HypothesisTest) -> Values:
         rows.append(
             Values(
                 symbol=f"{letter}_{below}" if below else letter,
-                plain=of_texts(plain.replace("subject", "words that matter").replace("background", "other words")),
+                plain=plain.replace("subject", "words that matter").replace("background", "other words"),
                 expected=each.expected,
                 distilled=amount(each.distilled, places),
                 labels=amount(each.labels, places),

@@ -19,7 +19,7 @@ from stillroom.report.charts import (
     Figure,
     axis,
     escaped,
-    layout,
+    figure_of,
     level,
     line,
     lying_bars,
@@ -132,7 +132,7 @@ def _top1(members: Sequence[Member]) -> Chart | None:
         note = {"x": 0, "y": top1, "xanchor": "left", "yanchor": "bottom", "showarrow": False}
         font = {"color": LIGHT["teacher"]}
         options["annotations"] = [{**note, "text": f"{subject.teacher_word} {decimal(top1)}%", "font": font}]
-    figure = over_epochs(traces, f"top-1 on the {split} {'split' if split == 'test' else 'images'}, %", **options)
+    figure = over_epochs(traces, f"top-1 on the {split} {'split' if split == 'test' else '$images'}, %", **options)
     return Chart("top1", f"{split.capitalize()} top-1", _top1_words(subject), 380, figure)
 
 
@@ -152,7 +152,7 @@ def primary_curve(members: Sequence[Member]) -> Chart | None:
         height = float(getattr(teacher, measure.name))
         traces.append(level(epochs, height, run.teacher_word.capitalize(), "teacher", "dash", **hover))
     unit = ", %" if measure.unit == "%" else ""
-    figure = over_epochs(traces, f"{measure.title} on the {split} {'split' if split == 'test' else 'images'}{unit}")
+    figure = over_epochs(traces, f"{measure.title} on the {split} {'split' if split == 'test' else '$images'}{unit}")
     _, levels = _points(rows, measure.name)
     first, last = (measure.written(float(value)) for value in (levels[0], levels[-1]))
     return Chart(measure.name, f"{split.capitalize()} {measure.title}", f"From {first} to {last}.", 380, figure)
@@ -173,8 +173,8 @@ def _top1_words(run: RunData) -> str:
             text += f" Its highest point was {decimal(best)}% at epoch {best_epoch:.4g}; the last one is reported."
     if split == "validation":
         text += (
-            f" Of {whole(run.summary.data.validation)} images that were not learned from; the test images were looked "
-            f"at once, at the end: {decimal(run.student.top1)}%."
+            f" Of {whole(run.summary.data.validation)} $images that were not learned from; the test $images were "
+            f"looked at once, at the end: {decimal(run.student.top1)}%."
         )
     elif run.teacher is not None:
         text += f" The dashed line is the {run.teacher_word}’s {decimal(run.teacher.top1)}%."
@@ -200,7 +200,9 @@ def _curve(key: str, title: str, column: str, members: Sequence[Member], words: 
         text = f"From {start} to {end}."
         if key == "lr":
             text = f"From {start}, at most {peak}, to {end} at the last log line."
-    figure = over_epochs(traces, "learning rate" if key == "lr" else "loss", rangemode="tozero")
+    # A rate is read as .0008, not as 800µ.
+    plain = {"title": "learning rate", "exponentformat": "none"} if key == "lr" else {"title": "loss"}
+    figure = over_epochs(traces, rangemode="tozero", **plain)
     return Chart(key, title, f"{words} {text}".strip(), 270, figure)
 
 
@@ -239,22 +241,20 @@ def reliability(found: Sequence[ModelCalibration]) -> Chart:
                 "showlegend": False,
                 "marker": {"color": LIGHT[one.colour], "opacity": 0.85},
                 "yaxis": "y2",
-                "hovertemplate": "%{customdata:,} images, %{y:.1%}",
+                "hovertemplate": "%{customdata:,} $images, %{y:.1%}",
             }
         )
-    figure = {
-        "data": traces,
-        "layout": layout(
-            xaxis=axis("confidence of the prediction", range=[0, 1.005], tickformat=".0%", dtick=0.25, anchor="y2"),
-            yaxis=axis("share that is right", range=[-0.03, 1.03], tickformat=".0%", domain=[0.34, 1]),
-            yaxis2=axis("images", domain=[0, 0.24], tickformat=".0%", nticks=3, zeroline=True),
-            bargap=0.15,
-        ),
-    }
+    figure = figure_of(
+        traces,
+        axis("confidence of the prediction", range=[0, 1.005], tickformat=".0%", dtick=0.25, anchor="y2"),
+        axis("share that is right", range=[-0.03, 1.03], tickformat=".0%", domain=[0.34, 1]),
+        yaxis2=axis("$images", domain=[0, 0.24], tickformat=".0%", nticks=3, zeroline=True),
+        bargap=0.15,
+    )
     words = " ".join(_calibration_words(one.name, one.bins) for one in found)
     few = any(0 < count < FEW for one in found for count in one.bins.counts)
-    hollow = f" Hollow points hold fewer than {FEW} images and may be chance." if few else ""
-    caption = f"{words} {BINS} bins of equal width; below, the share of images in each.{hollow}"
+    hollow = f" Hollow points hold fewer than {FEW} $images and may be chance." if few else ""
+    caption = f"{words} {BINS} bins of equal width; below, the share of $images in each.{hollow}"
     return Chart("reliability", "Reliability diagram", caption, 480, figure)
 
 
@@ -274,7 +274,7 @@ def _bins(one: ModelCalibration, held: list[int], firm: bool) -> Figure:
         line={"width": 2.2, "dash": one.dash},
         marker={"color": LIGHT[one.colour], "size": 7, "symbol": symbol if firm else f"{symbol}-open"},
         hovertemplate="confidence %{x:.1%}, right %{y:.1%}<br>%{customdata[2]}"
-        "<br>%{customdata[1]:,} images in %{customdata[0]}",
+        "<br>%{customdata[1]:,} $images in %{customdata[0]}",
     )
 
 
@@ -326,7 +326,7 @@ def class_changes(rows: Sequence[ClassRow], teacher: str) -> Chart:
         ],
         hovertemplate="<b>%{customdata[0]}</b><br>student %{customdata[1]}%"
         + (f"<br>{teacher} " + "%{customdata[2]}%<br>change %{customdata[3]} points" if compared else "")
-        + "<br>%{customdata[4]:,} test images<extra></extra>",
+        + "<br>%{customdata[4]:,} test $images<extra></extra>",
     )
     low, high = min(0.0, *(row.change for row in shown)), max(0.0, *(row.change for row in shown))
     span = (high - low) or 1.0
@@ -338,7 +338,7 @@ def class_changes(rows: Sequence[ClassRow], teacher: str) -> Chart:
     )
     title = f"student − {teacher}, points" if compared else "accuracy of the class, %"
     x = axis(title, range=ends, fixedrange=True, zeroline=True)
-    figure = {"data": [bars], "layout": layout(xaxis=x, yaxis=names, bargap=0.28)}
+    figure = figure_of([bars], x, names, bargap=0.28)
     heading = "Change by class" if compared else "Accuracy by class"
     height = 70 + (26 if len(shown) > 12 else 36) * len(shown)
     return Chart("classes", heading, _class_words(ordered, some, compared), height, figure)
@@ -364,7 +364,7 @@ def _class_words(ordered: Sequence[ClassRow], some: bool, compared: bool) -> str
         text += f" Most gained: {best.name}, {decimal(best.teacher)}% to {decimal(best.student)}%."
     fewest = min(row.count for row in ordered)
     if fewest < 200:
-        text += f" One test image more or less is {decimal(100 / fewest)} points of the smallest class."
+        text += f" One test $image more or less is {decimal(100 / fewest)} points of the smallest class."
     return text
 
 

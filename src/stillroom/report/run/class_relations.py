@@ -9,7 +9,7 @@ from itertools import groupby
 import numpy as np
 
 from stillroom.report.blocks import Values
-from stillroom.report.charts import LIGHT, Chart, Doubles, Figure, axis, escaped, layout, level, line, over_epochs
+from stillroom.report.charts import LIGHT, Chart, Doubles, Figure, axis, escaped, figure_of, level, line, over_epochs
 from stillroom.report.formats import amount
 from stillroom.report.run.charts import Member, member_line
 from stillroom.schema.run import RelationsRecord
@@ -190,10 +190,7 @@ def _map(place: int, shown: _CosineMap, subject: RelationsRecord, most: float, h
     }
     frames = [_frame(low, high) for _, low, high in groups]
     margin = {"l": 92 if labels else 4, "r": 4, "t": 6, "b": 6}
-    figure = {
-        "data": [heatmap],
-        "layout": layout(xaxis=x, yaxis=y, margin=margin, shapes=frames, annotations=labels),
-    }
+    figure = figure_of([heatmap], x, y, margin=margin, shapes=frames, annotations=labels)
     score = f"Within superclasses less between: {amount(shown.score)}." if shown.score is not None else ""
     return Chart(f"map-{place}", shown.title, score or "Cosine of each two classes.", height, figure)
 

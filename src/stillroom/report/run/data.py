@@ -13,7 +13,7 @@ from stillroom.files import parse_yaml
 from stillroom.schema.base import clean, read_json, read_jsonl, read_optional, read_text
 from stillroom.schema.continual import INCREMENTAL_FILE, JOINT_FILE, FinishedRecord, JointComparison
 from stillroom.schema.fidelity import FIDELITY, Fidelity, read_fidelity
-from stillroom.schema.predictions import PREDICTIONS, Predictions, read_predictions
+from stillroom.schema.predictions import Predictions, read_run_predictions
 from stillroom.schema.run import (
     ENVIRONMENT,
     METRICS,
@@ -33,6 +33,7 @@ from stillroom.schema.run import (
     check_finished,
     read_timing,
 )
+from stillroom.wording import IMAGES, TEXTS, Unit
 
 Row = dict[str, Any]
 
@@ -67,9 +68,9 @@ class RunData:
         return self.summary.name
 
     @property
-    def is_of_texts(self) -> bool:
-        """Whether its data are texts."""
-        return self.summary.data.vocabulary is not None
+    def unit(self) -> Unit:
+        """What a sample of its data is called."""
+        return IMAGES if self.summary.data.vocabulary is None else TEXTS
 
     @property
     def student(self) -> ModelScores:
@@ -143,8 +144,6 @@ def read_run(path: Path) -> RunData:
     )
     environment = read_optional(Environment, path / ENVIRONMENT)
     recipe_text, recipe = _recipe(path / "recipe.yaml")
-    predictions = path / PREDICTIONS
-    classes = summary.data.classes
     return RunData(
         path=path,
         summary=summary,
@@ -157,11 +156,7 @@ def read_run(path: Path) -> RunData:
         latency_by_tokens=by_tokens,
         latency_threads=tuple(sorted({event.threads for event in events if event.threads is not None})),
         environment={} if environment is None else _flat(environment.as_dict()),
-        predictions=read_predictions(
-            predictions, count=summary.count, classes=classes, reference=summary.reference, task=summary.task
-        )
-        if predictions.is_file()
-        else None,
+        predictions=read_run_predictions(path, summary),
         checkpoints=len(list((path / "checkpoints").glob("epoch-*.safetensors"))),
         fidelity=read_fidelity(path / FIDELITY, summary.recipe_hash),
         incremental=read_optional(FinishedRecord, path / INCREMENTAL_FILE),

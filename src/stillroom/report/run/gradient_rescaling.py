@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from stillroom.report.blocks import Values
-from stillroom.report.charts import LIGHT, Chart, Figure, axis, error_bars, layout, line, over_epochs
+from stillroom.report.charts import LIGHT, Chart, Figure, axis, error_bars, figure_of, line, over_epochs
 from stillroom.report.formats import amount, decimal, whole
 from stillroom.report.run.data import RunData
 from stillroom.schema.run import OmegaGroup, RescalingEpoch
@@ -129,7 +129,7 @@ def _by_group(
     mark = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 1, "y1": 1, "layer": "below"}
     mark["line"] = {"color": LIGHT["axis"], "width": 1.2, "dash": "dot"}
     y = axis("ω", range=_omega_range([groups for _, groups, _ in held]), fixedrange=True)
-    figure = {"data": traces, "layout": layout(xaxis=x, yaxis=y, shapes=[mark])}
+    figure = figure_of(traces, x, y, shapes=[mark])
     ends = (
         f"from {amount(last[0].omega_median)} for the hardest tenth to {amount(last[-1].omega_median)} for the easiest"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from stillroom.errors import BadInput
-from stillroom.report.blocks import PageContext, Tile, Values, in_words_of_texts
+from stillroom.report.blocks import PageContext, Tile, Values
 from stillroom.report.charts import other
 from stillroom.report.continual import tasks_section
 from stillroom.report.depth import depth_map
@@ -42,25 +42,25 @@ from stillroom.schema.predictions import (
     per_class,
     score_images,
 )
-from stillroom.wording import counted, listed, of_texts
+from stillroom.wording import TEXTS, counted, listed
 
 EXPLAINED = "explain.html"
 GLOSSARY = {
-    "Top-1": "Share of test images whose most probable class is the true one. Higher is better.",
-    "Top-5": "Share of test images whose true class is among the five most probable. Higher is better.",
+    "Top-1": "Share of test $images whose most probable class is the true one. Higher is better.",
+    "Top-5": "Share of test $images whose true class is among the five most probable. Higher is better.",
     "NLL": "Negative log-likelihood: mean of −log of the probability given to the true class, in nats. "
     "Lower is better; it punishes confident mistakes.",
     "ECE": "Expected calibration error: how far confidence is from accuracy on average over 15 bins of equal width, "
     "0 to 1. Lower is better.",
-    "Agreement": "Share of test images on which student and teacher predict the same class, right or wrong.",
+    "Agreement": "Share of test $images on which student and teacher predict the same class, right or wrong.",
     "KL to teacher": "Mean Kullback-Leibler divergence from the teacher’s probabilities to the student’s at "
     "temperature 1, in nats. 0: the same probabilities.",
     "Parameters": "Trainable weights of the model.",
-    "Multiply-adds": "Multiply-add operations for one image; the usual measure of compute.",
+    "Multiply-adds": "Multiply-add operations for one $image; the usual measure of compute.",
     "Size on disk": "Bytes of the weights in their file (1 kB = 1,000 bytes).",
-    "Latency, batch 1": "Least time for one image through the model in repeated passes, in milliseconds, on the "
+    "Latency, batch 1": "Least time for one $image through the model in repeated passes, in milliseconds, on the "
     "machine under Environment.",
-    "Latency, batch 64": "The same for 64 images at once.",
+    "Latency, batch 64": "The same for 64 $images at once.",
 }
 _NO_PREDICTIONS = "This run folder holds no predictions.safetensors."
 
@@ -117,11 +117,11 @@ def render(
             "runs", f"{other.name} ({other.summary.task})", f"runs of one kind of labels: the first is {task}"
         )
     page = run_page(named) if task == "single_label" else _targets_page(named)
-    page = in_words_of_texts(page) if runs[0].is_of_texts else page
     return rendered(
         "run.html.j2" if task == "single_label" else "targets.html.j2",
         figures={chart.key: chart.figure for chart in page.charts},
         plotly_at=context.plotly if context is not None else None,
+        unit=runs[0].unit,
         page=page,
         study=context,
         explained=explained,
@@ -213,9 +213,9 @@ def _tiles(run: RunData, labels: RunData | None) -> list[Tile]:
     if teacher is None:
         return [
             Tile(f"{decimal(student.top1)}%", "top-1", f"{whole(student.correct)} of {whole(student.count)}"),
-            Tile(decimal(student.nll, 3), "NLL", "nats an image"),
+            Tile(decimal(student.nll, 3), "NLL", "nats $an_image"),
             Tile(scaled(student.parameters), "parameters", student.model),
-            Tile(scaled(student.multiply_adds), "multiply-adds", "an image"),
+            Tile(scaled(student.multiply_adds), "multiply-adds", "$an_image"),
         ]
     before, after = (run.latency.get(who, {}).get(1) for who in (run.summary.reference or "teacher", "student"))
     kept = f"{decimal(100 * student.top1 / teacher.top1)}%" if teacher.top1 else DASH
@@ -225,7 +225,7 @@ def _tiles(run: RunData, labels: RunData | None) -> list[Tile]:
         first = Tile(points, "points of top-1 against its peer", f"{decimal(teacher.top1)}% the peer")
     if labels is not None and (gap := top1_gap(run, labels)) is not None:
         significance = "" if gap.resolved or gap.points == 0 else ", not significant"
-        detail = f"± {decimal(gap.margin, 2)} over the test images{significance}"
+        detail = f"± {decimal(gap.margin, 2)} over the test $images{significance}"
         first = Tile(signed(gap.points, 2), "points of top-1 against labels alone", detail)
     several = teacher.parameters is None and len(run.teachers) > 1
     missing = "the teacher is several networks" if several else "not recorded"
@@ -344,7 +344,7 @@ def _depth_hint(run: RunData) -> str:
     """That a map could be made; empty where there is one, or nothing to make it of."""
     teacher, data = run.recipe.get("teacher"), run.recipe.get("data")
     runs_here = isinstance(teacher, dict) and teacher.get("learns") is None and teacher.get("logits") is None
-    named = isinstance(data, dict) and data.get("source") != "python" and not run.is_of_texts
+    named = isinstance(data, dict) and data.get("source") != "python" and run.unit is not TEXTS
     if run.fidelity is not None or run.teacher is None or not (run.checkpoints and runs_here and named):
         return ""
     return f"This run kept {counted(run.checkpoints, 'checkpoint')} of its student."
@@ -362,15 +362,14 @@ def _missing_images(run: RunData, parts: Values | None) -> str:
     if held is None:
         return _NO_PREDICTIONS
     if run.teacher is None:
-        return "The most changed images are found by comparison with a teacher, and this run has none."
+        return "The most changed $images are found by comparison with a teacher, and this run has none."
     if held.teacher_logits is None:
         return "The predictions of this run contain no teacher logits."
     if held.example_indices is None or not len(held.example_indices):
-        return "The predictions of this run contain no images."
+        return "The predictions of this run contain no $images."
     if parts is not None and not parts.examples:
-        what = "images" if held.example_texts is None else "texts"
         count, word = len(held.example_indices), run.teacher_word
-        return f"On the {count} {what} that changed most the student gives its {word}’s answer."
+        return f"On the {count} $images that changed most the student gives its {word}’s answer."
     return ""
 
 
@@ -415,12 +414,11 @@ def compare(members: Sequence[Member], labels: RunData | None = None) -> Values:
                 # The same student: what differs between its latencies is the machine's doing.
                 is_clock = not isinstance(metric.key, str)
                 cells.append(MetricCell(DASH) if is_clock else _against(metric, value, student))
-        meaning = _worded(GLOSSARY.get(metric.name, _TOKENS), run)
         starts_group = number > 0 and metrics[number - 1].is_quality and not metric.is_quality
         rows.append(
             Values(
                 metric=_worded(metric.name, run),
-                meaning=of_texts(meaning) if run.is_of_texts else meaning,
+                meaning=_worded(GLOSSARY.get(metric.name, _TOKENS), run),
                 cells=tuple(cells),
                 starts_group=starts_group,
             )
@@ -518,7 +516,9 @@ def _table_notes(run: RunData, others: Sequence[tuple[str, RunData]]) -> list[st
         if found is not None:
             notes.append(f"Top-1, student less “{name}”: {_interval(found)}.")
     if gap is not None or others:
-        notes.append("± is the 95% interval over the draw of test images alone. One run shows no spread between seeds.")
+        notes.append(
+            "± is the 95% interval over the draw of test $images alone. One run shows no spread between seeds."
+        )
     notes += [
         f"“{name}” had another teacher: its agreement and KL refer to that one."
         for name, each in others
@@ -559,9 +559,9 @@ def notices(run: RunData, others: Sequence[tuple[str, RunData]]) -> list[Values]
 def _hash_rows(runs: Sequence[RunData]) -> list[Values]:
     """The hashes that prove what runs had in common."""
     covers = {
-        "data": "images and labels",
+        "data": "$images and labels",
         "init": "the student’s initial weights",
-        "order": "the order of images actually used",
+        "order": "the order of $images actually used",
         "views": "the augmentation and the views actually used",
         "budget": "steps, batch size, accumulation, evaluation split",
         "threads": "CPU threads",

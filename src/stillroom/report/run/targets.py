@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from stillroom.report.blocks import Tile, Values
-from stillroom.report.charts import LIGHT, Chart, Figure, axis, escaped, layout, line, rounded
+from stillroom.report.charts import LIGHT, Chart, Figure, axis, escaped, figure_of, line, rounded
 from stillroom.report.formats import DASH, decimal, scaled, signed, whole
 from stillroom.report.run import words
 from stillroom.report.run.charts import Member, css_dash, curve_charts
@@ -60,7 +60,7 @@ def _headline(run: RunData, labels: RunData | None) -> str:
     """What the run shows, with an interval where both answered the same images."""
     measure, mine = _primary(run), _level(run.summary)
     teacher = run.compared_teacher
-    level = f"The student’s {measure.title} is {measure.written(mine)} on {whole(run.summary.count)} test images"
+    level = f"The student’s {measure.title} is {measure.written(mine)} on {whole(run.summary.count)} test $images"
     parts = []
     if teacher is not None and teacher.measures is not None:
         parts.append(f"its {run.teacher_word}’s {measure.written(_level(teacher))}")
@@ -74,7 +74,7 @@ def _headline(run: RunData, labels: RunData | None) -> str:
     what = "squared error" if run.summary.task == "regression" else "cross-entropy"
     said = "is not significantly different from" if abs(change) <= margin else "is below" if change < 0 else "is above"
     return (
-        f"{text} Its mean {what} of an image {said} that of labels alone ({signed(change, 4)} ± {decimal(margin, 4)})."
+        f"{text} Its mean {what} of $an_image {said} that of labels alone ({signed(change, 4)} ± {decimal(margin, 4)})."
     )
 
 
@@ -98,7 +98,7 @@ def _tiles(run: RunData, labels: RunData | None) -> list[Tile]:
     return [
         *found,
         Tile(scaled(run.summary.parameters), "parameters", run.summary.model),
-        Tile(scaled(run.summary.multiply_adds), "multiply-adds", "an image"),
+        Tile(scaled(run.summary.multiply_adds), "multiply-adds", "$an_image"),
     ]
 
 
@@ -196,10 +196,7 @@ def _scatter(held: Predictions | None) -> list[Chart]:
             "marker": {"color": LIGHT["student"], "size": 5, "opacity": 0.6},
             "hovertemplate": "true %{x}, student %{y}",
         }
-        figure = {
-            "data": [diagonal, dots],
-            "layout": layout(xaxis=axis("true value"), yaxis=axis("student"), hovermode="closest"),
-        }
-        text = f"{whole(len(rows))} test images; on the dotted line the student is exact."
+        figure = figure_of([diagonal, dots], axis("true value"), axis("student"), hovermode="closest")
+        text = f"{whole(len(rows))} test $images; on the dotted line the student is exact."
         charts.append(Chart(f"target-{place}", escaped(name), text, 300, figure))
     return charts

@@ -19,7 +19,7 @@ from stillroom.wording import counted, listed
 _HASHES = {
     "budget": "budget (steps, batch size, accumulation, evaluation split)",
     "init": "initial weights",
-    "order": "order of images",
+    "order": "order of $images",
     "views": "augmentation views",
     "threads": "CPU threads",
 }
@@ -108,12 +108,12 @@ def reasons(run: RunData, other: RunData) -> list[str]:
     if mine.data.name != theirs.data.name:
         found.append(f"the data are {mine.data.name} and {theirs.data.name}")
     elif mine.data.fingerprint != theirs.data.fingerprint:
-        found.append("the two data sets go by one name but hold different images or labels")
+        found.append("the two data sets go by one name but hold different $images or labels")
     if mine.model != theirs.model:
         found.append(f"the students are {mine.model} and {theirs.model}")
     if mine.seed != theirs.seed:
         seeds = f"the seeds are {mine.seed} and {theirs.seed}"
-        found.append(f"{seeds}, which by design changes initial weights and order of images")
+        found.append(f"{seeds}, which by design changes initial weights and order of $images")
     if mine.steps != theirs.steps:
         found.append(f"one ran {mine.steps:,} steps, the other {theirs.steps:,}")
     return found
@@ -178,7 +178,7 @@ def headline(run: RunData, labels: RunData | None = None) -> str:
         side = "above" if gap.points > 0 else "below"
         return (
             f"The student’s top-1 is not significantly {side} that of {its} ({levels}: {points} on "
-            f"{whole(student.count)} test images){tail}"
+            f"{whole(student.count)} test $images){tail}"
         )
     if gap.points > 0:
         return f"The student beats {its} on top-1 ({levels}: {points} gained){tail}"
@@ -199,7 +199,7 @@ def _against_labels(run: RunData, labels: RunData) -> str:
         first = f"Distilling changed nothing in top-1: {levels}."
     elif not gap.resolved:
         images = whole(min(run.student.count, labels.student.count))
-        first = f"Distilling made no difference to top-1 that {images} test images can show: {levels}."
+        first = f"Distilling made no difference to top-1 that {images} test $images can show: {levels}."
     else:
         first = f"Distilling {'gained' if gap.points > 0 else 'cost'} {_points(gap)} of top-1: {levels}."
     if run.teacher is None:
@@ -229,12 +229,12 @@ def _without_teacher(run: RunData) -> str:
     student = run.student
     size = [
         f"{scaled(student.parameters)} parameters" if student.parameters else "",
-        f"{scaled(student.multiply_adds)} multiply-adds an image" if student.multiply_adds else "",
+        f"{scaled(student.multiply_adds)} multiply-adds $an_image" if student.multiply_adds else "",
     ]
     cost = listed(part for part in size if part)
     return (
         f"The student reaches {decimal(student.top1)}% top-1 "
-        f"({whole(student.correct)} of {whole(student.count)} test images)"
+        f"({whole(student.correct)} of {whole(student.count)} test $images)"
         + (f" with {cost}" if cost else "")
         + f"; {_no_comparison(run)}."
     )
@@ -284,7 +284,7 @@ def against(run: RunData, name: str, other: RunData) -> str:
     bound = f"(one seed each: no interval{unequal})"
     if gap.points == 0:
         return f"The same accuracy as {what}, {level} {bound}."
-    unresolved = "" if gap.resolved else ", not significant with this many test images"
+    unresolved = "" if gap.resolved else ", not significant with this many test $images"
     if gap.points > 0:
         return f"{_points(gap)} above {what}, {level}{unresolved} {bound}."
     if gap.resolved and run.distilled and not other.distilled and same_student(run, other):
@@ -318,7 +318,7 @@ def caveat(run: RunData, *, with_others: bool) -> str:
     gap = top1_gap(run)
     images = (
         f" The gap to the {run.teacher_word} is {decimal(abs(gap.points))} ± {decimal(gap.margin)} points over the "
-        "draw of test images (95%), seeds not counted."
+        "draw of test $images (95%), seeds not counted."
         if gap is not None and not with_others
         else ""
     )
@@ -356,7 +356,7 @@ def facts(run: RunData) -> list[str]:
     summary, labelled = run.summary, run.summary.data.labelled
     some = "" if labelled is None else f", {whole(labelled)} with a label" if labelled else ", none with a label"
     found = [
-        f"{summary.data.name}, {whole(summary.data.train)} training images{some}",
+        f"{summary.data.name}, {whole(summary.data.train)} training $images{some}",
         summary.model + (f" {_side(run)} {_models(run)}" if run.distilled and run.summary.teachers else ""),
     ]
     terms = losses(run.recipe.get("losses"))
@@ -367,7 +367,7 @@ def facts(run: RunData) -> list[str]:
         found.append(summary.precision)
     if (stopped := summary.stopped) is not None:
         found.append(
-            f"stopped after epoch {stopped.after:g} of {stopped.of:g}: no better on the validation images for "
+            f"stopped after epoch {stopped.after:g} of {stopped.of:g}: no better on the validation $images for "
             f"{counted(stopped.patience, 'evaluation')}, the learning rate not at its end"
         )
     if summary.trained is not None:

@@ -22,7 +22,7 @@ from stillroom.report.charts import (
     axis,
     error_bars,
     escaped,
-    layout,
+    figure_of,
     level,
     line,
     over_epochs,
@@ -285,16 +285,14 @@ def _sweep_figure(study: StudyResults, along: SweepInfo, frame: _SweepFrame, sty
     )
     place = {"type": "line", "xref": "x", "yref": "paper", "y0": 0, "y1": 1, "layer": "below"}
     dashes = {"color": LIGHT["axis"], "width": 1.6, "dash": "dash"}
-    return {
-        "data": traces,
-        "layout": layout(
-            xaxis=x,
-            yaxis=axis(f"{study.measure.label}, {study.measure.place}", range=list(frame.y)),
-            shapes=[place | {"x0": mark.at, "x1": mark.at, "line": dashes} for mark in along.marks],
-            annotations=list(_mark_labels(along, frame)),
-            margin={"l": 8, "r": 14, "t": 14 + _ROW * (1 + max(frame.labels, default=0)), "b": 8},
-        ),
-    }
+    return figure_of(
+        traces,
+        x,
+        axis(f"{study.measure.label}, {study.measure.place}", range=list(frame.y)),
+        shapes=[place | {"x0": mark.at, "x1": mark.at, "line": dashes} for mark in along.marks],
+        annotations=list(_mark_labels(along, frame)),
+        margin={"l": 8, "r": 14, "t": 14 + _ROW * (1 + max(frame.labels, default=0)), "b": 8},
+    )
 
 
 def _sweep_line(study: StudyResults, along: SweepInfo, frame: _SweepFrame, name: str, style: SeriesStyle) -> Figure:
@@ -535,4 +533,4 @@ def _dissection_figure(parts: Sequence[DissectionPart], total: DissectionPart) -
         "error_x": error_bars([(part.mean or 0.0, part.low, part.high) for part in rows], "ink"),
     }
     y = axis("", autorange="reversed", showgrid=False)
-    return {"data": [bars], "layout": layout(xaxis=axis("Points over labels", zeroline=True), yaxis=y)}
+    return figure_of([bars], axis("Points over labels", zeroline=True), y)

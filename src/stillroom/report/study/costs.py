@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean, median
 
 from stillroom.report.blocks import Values
-from stillroom.report.charts import LIGHT, Chart, Figure, axis, error_bars, escaped, layout, rounded, value_range
+from stillroom.report.charts import LIGHT, Chart, Figure, axis, error_bars, escaped, figure_of, rounded, value_range
 from stillroom.report.formats import DASH, amount, scaled, short, three_digits, whole
 from stillroom.report.study.charts import Range, Styles
 from stillroom.schema.study import COST, CellKey, CostRow, MeasureInfo, PairInfo, StudyResults, read_costs
@@ -69,20 +69,20 @@ KINDS = (
     CostKind(
         "teacher_answers",
         "Teacher passes",
-        "images",
+        "$images",
         whole,
-        "Images that a run itself gave the teacher, median over the seeds; cached outputs were computed once, when the "
-        "cache was built.",
+        "$Images that a run itself gave the teacher, median over the seeds; cached outputs were computed once, when "
+        "the cache was built.",
     ),
     CostKind("parameters", "Parameters", "numbers", scaled, "Trainable weights of the student."),
-    CostKind("multiply_adds", "Multiply-adds", "for one image", scaled, "Of the student, for one image."),
+    CostKind("multiply_adds", "Multiply-adds", "for one $image", scaled, "Of the student, for one $image."),
     CostKind("peak_memory_mb", "Peak memory", "MB", _megabytes, "Median over the seeds.", ",~g", is_measured=True),
 )
 # The table's columns: title, key, how numbers are written.
 COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("Training", "training_seconds", seconds),
     ("Evaluation", "evaluation_seconds", seconds),
-    ("Images a second", "images_per_second", whole),
+    ("$Images a second", "images_per_second", whole),
     ("Teacher passes", "teacher_answers", whole),
     ("Peak memory", "peak_memory_mb", _megabytes),
     ("Parameters", "parameters", scaled),
@@ -169,7 +169,7 @@ def cost_notes(study: StudyResults, costs: StudyCosts) -> tuple[str, ...]:
         where = f" on {pair.name}" if len(study.model_pairs) > 1 else ""
         cache = costs.caches.get(pair.name)
         if cache is not None:
-            built = f"{whole(cache.answers)} images, {seconds(cache.seconds)}"
+            built = f"{whole(cache.answers)} $images, {seconds(cache.seconds)}"
             notes.append(f"The teacher’s cache{where}: {built}, once for all.")
         trials = [
             f"{name} {seconds(spent.seconds)} ({counted(spent.count, 'trial')})"
@@ -335,11 +335,10 @@ def _chart(
     y = axis(f"{study.measure.label}, {study.measure.place}", range=list(y_range))
     traces = [_steps(best, x_range[1]), _dots(study.measure, kind, points, best, styles, names)]
     heading = f"{study.measure.heading} against {kind.title.lower()}"
-    figure = {"data": traces, "layout": layout(xaxis=x, yaxis=y)}
     words = _words(study, kind, best, absent)
     if noise:
         words += f" Runs of one method differ by up to {kind.written(noise)}; costs closer than that count as the same."
-    return Chart(key, heading, words, 400, figure)
+    return Chart(key, heading, words, 400, figure_of(traces, x, y))
 
 
 def _steps(best: Sequence[CostPoint], beyond: float) -> Figure:

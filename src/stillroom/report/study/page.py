@@ -10,7 +10,7 @@ from typing import Any
 
 from stillroom.errors import BadInput
 from stillroom.files import write_text
-from stillroom.report.blocks import PageContext, Tile, Values, in_words_of_texts
+from stillroom.report.blocks import PageContext, Tile, Values
 from stillroom.report.continual import study_tasks_sections
 from stillroom.report.formats import DASH, amount, whole
 from stillroom.report.html import plotly_text, rendered, write_page
@@ -44,7 +44,7 @@ from stillroom.report.study.words import headline
 from stillroom.schema.base import clean, read_text
 from stillroom.schema.run import SUMMARY
 from stillroom.schema.study import STUDY, MissingRun, StudyResults, TunedSearch, is_study, read_study
-from stillroom.wording import counted
+from stillroom.wording import IMAGES, TEXTS, counted
 
 # Three hundred pages that each held it would be 1.4 GB.
 PLOTLY = "plotly.js"
@@ -52,7 +52,7 @@ PLOTLY = "plotly.js"
 _SOURCE = re.compile(r"^ +source: text$", re.MULTILINE)
 _HASHES = {
     "init": "Initial weights",
-    "order": "Order of images",
+    "order": "Order of $images",
     "views": "Views",
     "budget": "Budget",
     "threads": "Threads",
@@ -81,11 +81,8 @@ def write_study_report(folder: Path, out: Path | None = None) -> Path:
 def render_study(folder: Path, page: Path) -> str:
     """The page as text; the same folder gives the same text."""
     content = study_page(read_study(folder), folder, links(folder, page))
-    if content.is_of_texts:
-        written, content = content.text, in_words_of_texts(content)
-        content.text = written
     figures = {chart.key: chart.figure for chart in content.charts}
-    return rendered("study.html.j2", figures=figures, page=content, study=content.study)
+    return rendered("study.html.j2", figures=figures, unit=content.unit, page=content, study=content.study)
 
 
 def write_run_pages(folder: Path) -> int:
@@ -148,7 +145,7 @@ def study_page(study: StudyResults, folder: Path, addresses: Links) -> Values:
         study=study,
         headline=headline(study),
         text=text,
-        is_of_texts=text is not None and _SOURCE.search(text) is not None,
+        unit=IMAGES if text is None or _SOURCE.search(text) is None else TEXTS,
         tiles=_tiles(study, planned),
         absences=_absences(study.missing, several_pairs=len(study.model_pairs) > 1),
         planned=planned,

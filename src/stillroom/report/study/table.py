@@ -155,7 +155,7 @@ def _facts(pair: PairInfo) -> list[str]:
     if teacher is not None and pair.teacher_top1 is not None:
         teacher += f" ({decimal(pair.teacher_top1, 2)}% top-1)"
     images = [
-        f"{whole(count)} {what} images" for count, what in ((pair.train, "training"), (pair.test, "test")) if count
+        f"{whole(count)} {what} $images" for count, what in ((pair.train, "training"), (pair.test, "test")) if count
     ]
     length = [counted(length, unit) for length, unit in ((pair.steps, "step"), (pair.epochs, "epoch")) if length]
     found = [

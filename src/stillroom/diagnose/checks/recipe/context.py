@@ -59,6 +59,7 @@ from stillroom.teachers.output import ModelOutput
 from stillroom.teachers.precomputed import PrecomputedLogits
 from stillroom.train.changing_teachers import as_teacher
 from stillroom.train.device import resolve_device, resolve_precision
+from stillroom.wording import Unit
 
 # Share of empty rows from which on stored logits show nothing else.
 _EMPTY = 0.5
@@ -112,6 +113,11 @@ class CheckContext:
     def task(self) -> Task:
         """What the labels are."""
         return self.run_context.data.train.task
+
+    @property
+    def unit(self) -> Unit:
+        """What a sample of the data is called."""
+        return self.run_context.data.train.unit
 
     @property
     def teacher_losses(self) -> list[Loss[Any]]:
@@ -186,7 +192,7 @@ class CheckContext:
         """The stored logits of the test images that are looked at, in the data's class order, float32 [m, K]."""
         found = self.stored.test_logits() if self.stored is not None else None
         if found is None:
-            raise Skip("There are no stored logits of test images: the folder has no test-logits.npy.")
+            raise Skip("There are no stored logits of test $images: the folder has no test-logits.npy.")
         return self.in_order(found[torch.from_numpy(self.test_sample.rows)])
 
     def in_order(self, outputs: Tensor) -> Tensor:
@@ -244,7 +250,7 @@ class CheckContext:
         """Logits of the repaired teacher for the test images, float32 [m, K]."""
         if self.stored is not None:
             return self._finite(self.stored_test_logits)
-        return self.logits_for(self.test_sample.images, "test images")
+        return self.logits_for(self.test_sample.images, f"test {self.unit.many}")
 
     @lazy
     def test_outputs(self) -> Tensor:
@@ -255,7 +261,7 @@ class CheckContext:
             return predict(prepared.model, preprocess, images, device=self.run_context.device)
         found = self.stored.test_logits()
         if found is None:
-            raise Skip("There are no stored outputs of test images: the folder has no test-logits.npy.")
+            raise Skip("There are no stored outputs of test $images: the folder has no test-logits.npy.")
         return found[torch.from_numpy(self.test_sample.rows)]
 
     @lazy
@@ -285,7 +291,7 @@ class CheckContext:
             if len(places):
                 images = self.sample.images[chosen]
                 augmented[chosen] = augment_batch(images, index[places], augmentation, view, train.tokens)
-        return self.logits_for(augmented, "augmented images")
+        return self.logits_for(augmented, f"augmented {self.unit.many}")
 
     def require_model(self) -> None:
         """Go on only where the teacher is a model; Skip where its logits are all that there is."""

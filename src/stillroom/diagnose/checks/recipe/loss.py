@@ -16,7 +16,7 @@ _MOVED = 1e-6
 @check(
     threshold=(
         f"Problem: a term of the loss raises an exception, gives no scalar, or has a value or a gradient that is not "
-        f"finite, over {IMAGES} images before anything is trained."
+        f"finite, over {IMAGES} $images before anything is trained."
     ),
     source="What is not finite stays so, and no learning rate is to blame before the first step.",
     problem="The loss cannot be computed",
@@ -36,7 +36,7 @@ def loss_finite(context: CheckContext) -> CheckResult:
 @check(
     threshold=(
         "Problem: the recipe has a teacher and no loss term reads it, or each term that does has the same gradient, to "
-        "a millionth, with the teacher's logits of other images."
+        "a millionth, with the teacher's logits of other $images."
     ),
     source="A loss that does not read the teacher distils nothing.",
     problem="No loss term reads the teacher",
@@ -59,7 +59,7 @@ def teacher_unused(context: CheckContext) -> CheckResult:
     largest = max(moved.values())
     names = " and ".join(moved)
     if largest > _MOVED:
-        summary = f"Other images' teacher logits change the gradient of {names} by {percent(min(largest, 1.0))}."
+        summary = f"Other $images' teacher logits change the gradient of {names} by {percent(min(largest, 1.0))}."
         return CheckResult("ok", summary, {"gradient_moved": moved})
-    summary = f"The gradient of {names} is the same with the teacher's logits of other images: the loss ignores them."
+    summary = f"The gradient of {names} is the same with the teacher's logits of other $images: the loss ignores them."
     return CheckResult("problem", summary, {"gradient_moved": moved}, Remedy("Put the teacher's logits into the loss."))

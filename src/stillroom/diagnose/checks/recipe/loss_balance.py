@@ -44,7 +44,7 @@ def effective_rate(context: CheckContext, relative_gradient: float) -> float | N
 
 @check(
     threshold=(
-        f"Norms of gradients in the student's weights before training, over {IMAGES} images. Problem: that of the "
+        f"Norms of gradients in the student's weights before training, over {IMAGES} $images. Problem: that of the "
         f"teacher's terms is less than {TEACHER.problem:.0%} of the labels' (warning below {TEACHER.warning:.0%}); or "
         f"that of the whole loss is so much larger than that of plain labels ({_LARGE:g} times or more) that the rate "
         f"comes to {RATE.problem:g} or more (warning from {RATE.warning:g}), counted for sgd with a momentum of .9: "

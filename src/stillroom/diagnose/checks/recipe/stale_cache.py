@@ -54,10 +54,10 @@ def check_cached(
 
 @check(
     threshold=(
-        "Problem: the cached outputs for this recipe are damaged, or the teacher, run again on 16 images of each of up "
-        "to 8 views and of the test split, gives something "
+        "Problem: the cached outputs for this recipe are damaged, or the teacher, run again on 16 $images of each of "
+        "up to 8 views and of the test split, gives something "
         "else by more than rounding explains: the check that a run makes before it uses "
-        "them. Problem also where the teacher itself gives other outputs for the same images each time."
+        "them. Problem also where the teacher itself gives other outputs for the same $images each time."
     ),
     source="A cache's key names what its outputs depend on; custom code can change while the weights stay equal.",
     tasks=TASKS,
@@ -82,7 +82,7 @@ def stale_cache(context: CheckContext) -> CheckResult:
     _, query = source.live_teacher(loader)
     change = change_between_queries(query, 0, len(run_context.data.train.parent))
     if change > STALE_TOLERANCE[run_context.precision]:
-        summary = f"The teacher is random: two queries of the same images differ by {percent(change)} of a logit."
+        summary = f"The teacher is random: two queries of the same $images differ by {percent(change)} of a logit."
         words = "Make it give the same outputs each time in eval mode (dropout that is always on?), or do not cache it."
         return CheckResult("problem", summary, {"change": change}, Remedy(words, {"cache.enabled": False}))
     if not any(cached["teacher"] == config.name or cached["problem"] for cached in list_caches()):

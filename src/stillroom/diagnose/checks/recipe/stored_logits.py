@@ -33,23 +33,25 @@ _CHANCE = 1.5
 @check(
     threshold=(
         f"Problem: {EMPTY.problem:.0%} of the rows give every class the same (warning: one does); or the logits "
-        f"{_SHIFTS[-1]} or fewer rows on are right for {percent(GAIN.problem)} more of the images, beyond chance; or "
+        f"{_SHIFTS[-1]} or fewer rows on are right for {percent(GAIN.problem)} more of the $images, beyond chance; or "
         f"they are sure of their classes, {UNSURE.problem:g} beyond their accuracy, and that is not above {_CHANCE:g} "
         f"times chance (99.9% bound). Warning: they are {UNSURE.warning:g} surer than they are right. Of training "
-        "images, each of the first views, and test images."
+        "$images, each of the first views, and test $images."
     ),
     source="Logits that are stored by batch while the loader shuffles belong to other images.",
     limits=[EMPTY, UNSURE],
-    problem="Stored logits of other images",
+    problem="Stored logits of other $images",
     title="Rows of the stored logits",
 )
 def stale_answers(context: CheckContext) -> CheckResult:
     """Whether stored logits belong to the images in their places."""
     context.require_distillation()
     if context.stored is None:
-        return CheckResult("ok", "The teacher is a model: its logits are computed from the images themselves.")
+        return CheckResult("ok", "The teacher is a model: its logits are computed from the $images themselves.")
     evidence: dict[str, Any] = {}
-    words = "Compute the logits again, image by image in the order of the inputs, from a loader that does not shuffle."
+    words = (
+        "Compute the logits again, $image by $image in the order of the inputs, from a loader that does not shuffle."
+    )
     worst: CheckResult | None = None
     for what, logits, labels in _parts(context):
         for verdict, summary in _faults(context, what, logits, labels, evidence):
@@ -58,19 +60,19 @@ def stale_answers(context: CheckContext) -> CheckResult:
     if worst is not None:
         return worst
     shares = [value for key, value in evidence.items() if key.startswith("accuracy of ")]
-    return CheckResult("ok", f"The stored logits are right for {percent(shares[0])} of the training images.", evidence)
+    return CheckResult("ok", f"The stored logits are right for {percent(shares[0])} of the training $images.", evidence)
 
 
 def _parts(context: CheckContext) -> Iterator[tuple[str, Tensor, Tensor]]:
     """The logits that are looked at: of which images, in the data's class order, with the labels."""
     assert context.stored is not None
-    yield "training images", context.stored_logits, context.sample.labels
+    yield "training $images", context.stored_logits, context.sample.labels
     rows = context.stored_rows[:_OF_VIEW]
     for view in range(1, min(context.stored.views, _VIEWS)):
         logits = context.in_order(context.stored.logits(view, rows))
-        yield f"training images in view {view}", logits, context.sample.labels[: len(rows)]
+        yield f"training $images in view {view}", logits, context.sample.labels[: len(rows)]
     try:
-        yield "test images", context.stored_test_logits, context.test_sample.labels
+        yield "test $images", context.stored_test_logits, context.test_sample.labels
     except Skip:
         return
 
@@ -91,13 +93,13 @@ def _faults(
         summary = f"{percent(empty)} of the stored rows of {what} are empty: they give every class the same."
         yield EMPTY.at_least(empty), summary
         return
-    shift = _shift(context, correct, labels) if what == "training images" else None
+    shift = _shift(context, correct, labels) if what == "training $images" else None
     if shift is not None:
         evidence["shift"] = by = shift[0]
         rows, side = counted(abs(by), "row"), "late" if by > 0 else "early"
         yield (
             "problem",
-            f"The stored logits stand {rows} too {side}: they are right for {share} of {count:,} training images as "
+            f"The stored logits stand {rows} too {side}: they are right for {share} of {count:,} training $images as "
             f"they are, for {percent(shift[1])} with the rows moved back.",
         )
         return
@@ -105,9 +107,9 @@ def _faults(
     too_sure = confidence - right / count
     level = f"The stored logits of {what} are sure of their classes ({percent(confidence)} on the mean) and right for"
     if too_sure >= UNSURE.problem and lower_bound(right, count) <= _CHANCE * chance:
-        yield "problem", f"{level} {share} of {count:,}: they belong to other images."
+        yield "problem", f"{level} {share} of {count:,}: they belong to other $images."
     elif too_sure >= UNSURE.warning:
-        yield "warning", f"{level} only {share} of {count:,}: some may belong to other images."
+        yield "warning", f"{level} only {share} of {count:,}: some may belong to other $images."
 
 
 def _shift(context: CheckContext, correct: Tensor, labels: Tensor) -> tuple[int, float] | None:

@@ -18,8 +18,8 @@ _WORDS = (
 
 
 @check(
-    threshold=f"Problem: on test images less than {NOTHING:.0%} of the way from a model that ignores the image (R² of "
-    "0; mAP as large as the classes are frequent) to a perfect one, or outputs that are not finite.",
+    threshold=f"Problem: on test $images less than {NOTHING:.0%} of the way from a model that ignores the $image (R² "
+    "of 0; mAP as large as the classes are frequent) to a perfect one, or outputs that are not finite.",
     source="A teacher that knows nothing of the labels teaches nothing of them.",
     problem="The teacher is at chance",
     title="Level of the teacher",
@@ -34,11 +34,11 @@ def teacher_at_chance(context: CheckContext) -> CheckResult:
     if outputs.shape != labels.shape:
         raise Skip(f"The teacher gives {outputs.shape[1]} outputs for {labels.shape[1]}.")
     if why := why_not_measurable(context.task, labels, names):
-        raise Skip(f"The test images that are looked at lack {why}.")
+        raise Skip(f"The test $images that are looked at lack {why}.")
     found, measure = figures_of(measure_outputs(context.task, outputs, labels, names)), TASK_INFO[context.task].primary
     chance, level = chance_level(context.task, labels), found[measure.name]
     summary = (
-        f"The teacher's {measure.title} is {measure.written(level)} on {len(labels):,} test images; chance is "
+        f"The teacher's {measure.title} is {measure.written(level)} on {len(labels):,} test $images; chance is "
         f"{measure.written(chance)}."
     )
     if context.task == "multi_label" and bool(((outputs >= 0) & (outputs <= 1)).all()):

@@ -15,9 +15,9 @@ from stillroom.models.modes import eval_mode
 from stillroom.schema.diagnosis import Plot, Remedy, Verdict
 
 _INPUT_THRESHOLD = (
-    f"Problem: with another input the teacher classifies {percent(GAIN.problem)} more of the images correctly; "
+    f"Problem: with another input the teacher classifies {percent(GAIN.problem)} more of the $images correctly; "
     f"warning: {percent(GAIN.warning)}. In both cases chance alone would do that less than once in a thousand "
-    "(McNemar's exact test on the same images, divided by the number of changes tried). A teacher that gets its own "
+    "(McNemar's exact test on the same $images, divided by the number of changes tried). A teacher that gets its own "
     "input moves by less than a point between similar normalisations."
 )
 # Images that are classified twice, in other batches; so many in a batch the second time.
@@ -49,7 +49,7 @@ def teacher_normalisation(context: CheckContext) -> CheckResult:
 def teacher_channel_order(context: CheckContext) -> CheckResult:
     """Whether colours come in the order that the teacher was trained with."""
     words = "Give the teacher its channels in the order that it was trained with."
-    return _check_input(context, "channel_order", "channel order", words, "The images have no colours to reorder")
+    return _check_input(context, "channel_order", "channel order", words, "The $images have no colours to reorder")
 
 
 @check(
@@ -59,7 +59,7 @@ def teacher_channel_order(context: CheckContext) -> CheckResult:
 )
 def teacher_resize(context: CheckContext) -> CheckResult:
     """Whether images come at the size that the teacher was trained with."""
-    words = "Give the teacher images of the size that it was trained with."
+    words = "Give the teacher $images of the size that it was trained with."
     return _check_input(context, "resize", "size", words, "No other size could be tested")
 
 
@@ -83,11 +83,11 @@ def _check_input(context: CheckContext, kind: Kind, what: str, words: str, nothi
     }
     names = tuple(trial.name for trial in tried)
     gains = tuple(round(100 * trial.gain, 2) for trial in tried)
-    plots = [Plot("bars", f"Change of the teacher's accuracy by {what}", names, gains, what, "points, same images")]
+    plots = [Plot("bars", f"Change of the teacher's accuracy by {what}", names, gains, what, "points, same $images")]
     if change is not None:
         before, after = change.accuracy
         summary = (
-            f"The teacher classifies {percent(before)} of {change.images:,} training images correctly with the "
+            f"The teacher classifies {percent(before)} of {change.images:,} training $images correctly with the "
             f"recipe's input, and {percent(after)} with {what} {change.name}."
         )
         evidence |= {"best": change.name, "gain": change.gain, "p": change.p}
@@ -95,7 +95,7 @@ def _check_input(context: CheckContext, kind: Kind, what: str, words: str, nothi
             GAIN.at_least(change.gain), summary, evidence, Remedy(words, context.preprocess_override()), plots
         )
     if not trials and not repair.changes and 1 - repair.accuracy < GAIN.warning:
-        summary = f"The teacher classifies {percent(repair.accuracy)} of {repair.images:,} training images correctly."
+        summary = f"The teacher classifies {percent(repair.accuracy)} of {repair.images:,} training $images correctly."
         return CheckResult("ok", summary, evidence)
     if not tried:
         reasons = [trial.why_not for trial in trials if trial.why_not]
@@ -108,16 +108,16 @@ def _check_input(context: CheckContext, kind: Kind, what: str, words: str, nothi
 def _compare(trial: RepairTrial) -> str:
     """Accuracy before and after a change, on the same images."""
     before, after = (percent(share) for share in trial.accuracy)
-    return f"{after} of {trial.images:,} images with {trial.name}, {before} of the same images without"
+    return f"{after} of {trial.images:,} $images with {trial.name}, {before} of the same $images without"
 
 
 @check(
     threshold=(
-        f"Problem: with statistics recomputed from one batch of training images the teacher classifies "
+        f"Problem: with statistics recomputed from one batch of training $images the teacher classifies "
         f"{percent(GAIN.problem)} more of them correctly than with its running statistics; warning: "
-        f"{percent(GAIN.warning)}; beyond chance, as for its input. Statistics of a few hundred images are a little "
+        f"{percent(GAIN.warning)}; beyond chance, as for its input. Statistics of a few hundred $images are a little "
         f"worse than good running ones, never better by points. Problem, too: in other batches the logits of {_TWICE} "
-        f"images move by {MOVES.problem:g} of their spread (median image): in evaluation mode they move by rounding "
+        f"$images move by {MOVES.problem:g} of their spread (median $image): in evaluation mode they move by rounding "
         "alone."
     ),
     limits=[GAIN, MOVES],
@@ -129,9 +129,9 @@ def teacher_batch_norm(context: CheckContext) -> CheckResult:
     moved, again = _movement(context)
     if max(moved, again) >= MOVES.problem:
         evidence = {"moved_by_company": moved, "moved_by_chance": again, "images": min(_TWICE, len(context.sample))}
-        summary = "The teacher's logits for an image depend on the other images of its batch"
+        summary = "The teacher's logits for $an_image depend on the other $images of its batch"
         if again >= MOVES.problem:
-            summary = "The teacher's logits for the same images differ each time"
+            summary = "The teacher's logits for the same $images differ each time"
         summary += f": they move by {percent(max(moved, again))} of their spread."
         words = (
             "Put the teacher into evaluation mode: its batch norms or dropout are still in training mode, or its "
@@ -146,11 +146,11 @@ def teacher_batch_norm(context: CheckContext) -> CheckResult:
     if change is not None:
         before, after = change.accuracy
         summary = (
-            f"The teacher's running statistics do not fit: {percent(before)} of {change.images:,} training images are "
+            f"The teacher's running statistics do not fit: {percent(before)} of {change.images:,} training $images are "
             f"classified correctly with them, {percent(after)} with statistics of one batch."
         )
         words = (
-            "Recompute its running statistics (momentum None, training mode, a few hundred training images, no "
+            "Recompute its running statistics (momentum None, training mode, a few hundred training $images, no "
             "optimizer) and save it; or use weights whose statistics were kept."
         )
         names = ("running statistics", "batch statistics")
@@ -192,7 +192,7 @@ def _movement(context: CheckContext) -> tuple[float, float]:
 
 @check(
     threshold=(
-        f"Problem: with its logits in another order, found on one half of the images, the teacher classifies "
+        f"Problem: with its logits in another order, found on one half of the $images, the teacher classifies "
         f"{percent(GAIN.problem)} more of the other half correctly; warning: {percent(GAIN.warning)}; beyond chance. "
         "Problem, too: it has another number of logits than the data have classes."
     ),
@@ -219,7 +219,7 @@ def class_order(context: CheckContext) -> CheckResult:
         trials = repair.trials.get("class_order", ())
         summary = "The teacher's logits are in the data's order of classes."
         if trials and trials[0].images:
-            gain = f"{100 * trials[0].gain:+.1f} points on images it was not fitted to"
+            gain = f"{100 * trials[0].gain:+.1f} points on $images it was not fitted to"
             summary = f"No other order of the classes makes the teacher more accurate: {gain}."
         return CheckResult("ok", summary, evidence)
     before, after = change.accuracy
@@ -228,10 +228,10 @@ def class_order(context: CheckContext) -> CheckResult:
     evidence |= {"accuracy": before, "reordered": after, "gain": change.gain, "p": change.p, "moved": moved}
     summary = (
         f"The teacher's logits are in another order than the data's classes: {percent(before)} of {change.images:,} "
-        f"images are classified correctly as they are, {percent(after)} reordered."
+        f"$images are classified correctly as they are, {percent(after)} reordered."
     )
     if not fits:
-        summary = f"{counts}; with the columns that fit it classifies {percent(after)} of the images correctly."
+        summary = f"{counts}; with the columns that fit it classifies {percent(after)} of the $images correctly."
     if context.stored is not None:
         remedy = Remedy("Write the columns of the logits in the order of class_names in inputs.json.")
     else:
@@ -245,7 +245,7 @@ def class_order(context: CheckContext) -> CheckResult:
 
 @check(
     threshold=(
-        "Problem: all outputs are 0 or more and each image's sum to 1 within a hundredth, as after a softmax, or none "
+        "Problem: all outputs are 0 or more and each $image's sum to 1 within a hundredth, as after a softmax, or none "
         "is below 0 or above 1, as after a sigmoid. The softmax that every loss takes of them then sees numbers "
         "between 0 and 1, so nearly uniform targets at any temperature of 1 or more."
     ),
@@ -263,7 +263,7 @@ def teacher_logits(context: CheckContext) -> CheckResult:
     for model, form in forms.items():
         if form in ("probabilities", "sigmoids"):
             layer = "softmax" if form == "probabilities" else "sigmoid"
-            why = "each image's outputs sum to 1" if form == "probabilities" else "all outputs lie between 0 and 1"
+            why = "each $image's outputs sum to 1" if form == "probabilities" else "all outputs lie between 0 and 1"
             summary = f"The {model} gives {form}, not logits: {why}."
             words = f"Remove the {layer} from the model: losses apply a softmax themselves."
             if model == "teacher" and context.stored is not None:

@@ -110,11 +110,11 @@ def _token_counts(ids: Tensor) -> Tensor:
 
 @check(
     threshold=(
-        f"Problem: on test images the teacher's accuracy is not above {_CHANCE:g} times chance (99.9% bound), or below "
-        "that of a linear model of the sample's pixels, beyond chance on the same images. What labels alone would give "
-        "a student is not known before it is trained; a linear model of a few images is far below it. Problem, too: it "
-        f"classifies {percent(GAIN.problem)} more of turned or mirrored images correctly, beyond chance. Warning: its "
-        f"accuracy is below {_WEAK:.0%}."
+        f"Problem: on test $images the teacher's accuracy is not above {_CHANCE:g} times chance (99.9% bound), or "
+        "below that of a linear model of the sample's $pixels, beyond chance on the same $images. What labels alone "
+        "would give a student is not known before it is trained; a linear model of a few $images is far below it. "
+        f"Problem, too: it classifies {percent(GAIN.problem)} more of turned or mirrored images correctly, beyond "
+        f"chance. Warning: its accuracy is below {_WEAK:.0%}."
     ),
     source="A student also learns its teacher's errors.",
     limits=[GAIN],
@@ -151,8 +151,8 @@ def teacher_accuracy(context: CheckContext) -> CheckResult:
     )
     shares = (100 * correct / count, 100 * evidence["linear_model"], 100 * chance)
     names = ("teacher", "linear model", "chance")
-    plots = [Plot("bars", "Correct on test images", names, tuple(round(s, 2) for s in shares), "", "right, %")]
-    summary = f"The teacher classifies {share} of {count:,} {what} images correctly{_as_repaired(context)}"
+    plots = [Plot("bars", "Correct on test $images", names, tuple(round(s, 2) for s in shares), "", "right, %")]
+    summary = f"The teacher classifies {share} of {count:,} {what} $images correctly{_as_repaired(context)}"
     if lower_bound(correct, count) <= _CHANCE * chance:
         summary = f"{summary}; chance is {percent(chance)}."
         if context.stored is not None and (stale := stale_answers.run(context)).verdict == "problem":
@@ -167,8 +167,8 @@ def teacher_accuracy(context: CheckContext) -> CheckResult:
         name, before, after, images = oriented
         evidence |= {"turned": name, "accuracy_turned": after / images, "accuracy_as_they_are": before / images}
         summary = (
-            f"The teacher classifies {percent(before / images)} of {images:,} training images correctly unchanged, "
-            f"and {percent(after / images)} of the same images {name}: it was trained on images like that."
+            f"The teacher classifies {percent(before / images)} of {images:,} training $images correctly unchanged, "
+            f"and {percent(after / images)} of the same $images {name}: it was trained on $images like that."
         )
         words = "Store the images in the orientation of the teacher's training, or use a teacher of images like these."
         return CheckResult("problem", summary, evidence, Remedy(words), plots)
@@ -259,7 +259,7 @@ def flatness(logits: Tensor, labels: Tensor) -> Flatness:
         "Entropy of the probabilities of the classes that are not true, as a share of the largest, less half of what "
         f"mean confidence stays below accuracy: problem from {FLATNESS.problem:g}, warning from {FLATNESS.warning:g}, "
         f"where confidence is {percent(_UNSURE)} or more below accuracy or that entropy {percent(_FLATTEST)} or more, "
-        f"and the surest image in a hundred has log-odds of {_YOUNG_ODDS:g} to {_LOG_ODDS:g}. A young or weak teacher "
+        f"and the surest $image in a hundred has log-odds of {_YOUNG_ODDS:g} to {_LOG_ODDS:g}. A young or weak teacher "
         "is as flat, and far less sure than it is right."
     ),
     source=(
@@ -299,7 +299,7 @@ def teacher_label_smoothing(context: CheckContext) -> CheckResult:
     elif is_young and found.entropy >= _FLAT:
         summary = (
             f"The teacher is young or weak rather than smoothed: it is right for {percent(context.accuracy)} of the "
-            f"training images and {percent(max(found.unsure, 0.0))} less sure of them."
+            f"training $images and {percent(max(found.unsure, 0.0))} less sure of them."
         )
     elif found.entropy >= _FLAT:
         summary = f"The teacher relates classes weakly ({share} of the largest entropy), but is calibrated."
@@ -309,19 +309,19 @@ def teacher_label_smoothing(context: CheckContext) -> CheckResult:
     edges = tuple(round(edge / 20, 2) for edge in range(21))
     title = "Entropy of the teacher's probabilities of the other classes"
     label = "entropy, share of log(K − 1)"
-    plot = Plot("histogram", title, edges, found.counts, label, "images", _FLAT)
+    plot = Plot("histogram", title, edges, found.counts, label, "$images", _FLAT)
     return CheckResult(verdict, summary, evidence, Remedy(words), [plot])
 
 
 @check(
     threshold=(
-        f"An image is disputed where the teacher gives another class than its label a probability of {_SURE} or more. "
-        f"Warning: at least {DISPUTED.warning:.0%} of all training images are (99.9% bound for the sample), problem "
-        f"{DISPUTED.problem:.0%}; warning, too, where they are disputed more often than test images, beyond chance and "
-        "by 2 points. Benchmarks hold some hundredths of wrong labels (Northcutt et al., arXiv 2103.14749); a teacher "
-        "disputes images that it was trained on less often than others. However sure it is: warning where it has at "
-        f"least {MORE_WRONG.warning:.0%} more of the training labels wrong than of the test labels (99.9% bound), "
-        f"problem where it is {MORE_WRONG.problem:.0%} in the sample, too."
+        f"$An_image is disputed where the teacher gives another class than its label a probability of {_SURE} or more. "
+        f"Warning: at least {DISPUTED.warning:.0%} of all training $images are (99.9% bound for the sample), problem "
+        f"{DISPUTED.problem:.0%}; warning, too, where they are disputed more often than test $images, beyond chance "
+        "and by 2 points. Benchmarks hold some hundredths of wrong labels (Northcutt et al., arXiv 2103.14749); a "
+        "teacher disputes $images that it was trained on less often than others. However sure it is: warning where it "
+        f"has at least {MORE_WRONG.warning:.0%} more of the training labels wrong than of the test labels (99.9% "
+        f"bound), problem where it is {MORE_WRONG.problem:.0%} in the sample, too."
     ),
     source="Where the two disagree, labels and teacher pull the student in opposite directions.",
     limits=[DISPUTED, MORE_WRONG],
@@ -369,27 +369,27 @@ def disputed_labels(context: CheckContext) -> CheckResult:
     elif bound >= DISPUTED.warning or is_more or extra >= MORE_WRONG.warning:
         verdict = "warning"
     summary = (
-        f"The teacher disputes {percent(count / total)} of the labels of {total:,} training images "
-        f"({percent(count_test / total_test)} of {total_test:,} test images)."
+        f"The teacher disputes {percent(count / total)} of the labels of {total:,} training $images "
+        f"({percent(count_test / total_test)} of {total_test:,} test $images)."
     )
     if extra >= MORE_WRONG.warning and bound < DISPUTED.warning:
         summary = (
             f"The teacher, seldom confident, contradicts {percent(wrong / total)} of {total:,} training labels and "
             f"{percent(wrong_test / total_test)} of {total_test:,} test labels."
         )
-    words = "Check the listed images and correct their labels; until then weight the teacher above the labels."
+    words = "Check the listed $images and correct their labels; until then weight the teacher above the labels."
     classes = torch.bincount(labels[disputed], minlength=context.num_classes)
     most = classes.argsort(descending=True)[:10].tolist()
     class_names = context.run_context.data.train.class_names
     names, values = tuple(class_names[c] for c in most), tuple(float(classes[c]) for c in most)
-    plot = Plot("bars", "Disputed images by label", names, values, "label", "disputed images")
+    plot = Plot("bars", "Disputed $images by label", names, values, "label", "disputed $images")
     return CheckResult(verdict, summary, evidence, Remedy(words), [plot] if count else [])
 
 
 @check(
     threshold=(
-        f"Warning: the teacher classifies {AUGMENTATION.warning:.0%} fewer of the images correctly once they are "
-        f"augmented, problem {AUGMENTATION.problem:.0%}, beyond chance on the same images. A teacher loses a point or "
+        f"Warning: the teacher classifies {AUGMENTATION.warning:.0%} fewer of the $images correctly once they are "
+        f"augmented, problem {AUGMENTATION.problem:.0%}, beyond chance on the same $images. A teacher loses a point or "
         "two to the augmentation that it was trained with itself."
     ),
     source="A teacher's outputs for augmentations that it was not trained on are unreliable.",
@@ -400,7 +400,7 @@ def augmentation(context: CheckContext) -> CheckResult:
     context.require_distillation()
     config = context.recipe.data.augmentation
     if not config.changes:
-        return CheckResult("ok", "The training images are not augmented.")
+        return CheckResult("ok", "The training $images are not augmented.")
     correct = context.teacher_logits.argmax(1) == context.sample.labels
     count = min(_FIRST_AUGMENTED, len(context.sample))
     lost, p, accuracy = _lost_to(context, config, count)
@@ -410,7 +410,7 @@ def augmentation(context: CheckContext) -> CheckResult:
     plain = float(correct[:count].double().mean())
     evidence: dict[str, Any] = {"accuracy": plain, "augmented": accuracy, "lost": lost, "p": p, "images": count}
     summary = (
-        f"Augmentation costs the teacher {100 * lost:.1f} points: {percent(accuracy)} of {count:,} images correct, "
+        f"Augmentation costs the teacher {100 * lost:.1f} points: {percent(accuracy)} of {count:,} $images correct, "
         f"{percent(plain)} without."
     )
     if p >= ALPHA or lost < AUGMENTATION.warning:
@@ -423,7 +423,7 @@ def augmentation(context: CheckContext) -> CheckResult:
     value: Any = type(config).model_fields[best].default
     names = ("plain", "augmented", *(f"without {key}" for key in parts))
     shares = tuple(round(100 * share, 2) for share in (plain, accuracy, *parts.values()))
-    plot = Plot("bars", "The teacher's accuracy on augmented images", names, shares, "", "right, %")
+    plot = Plot("bars", "The teacher's accuracy on augmented $images", names, shares, "", "right, %")
     remedy = Remedy(words, {f"data.augmentation.{best}": value})
     return CheckResult(AUGMENTATION.at_least(lost), summary, evidence, remedy, [plot])
 
@@ -448,7 +448,7 @@ def _without_each_part(config: AugmentationConfig) -> Iterator[tuple[str, Augmen
 @check(
     threshold=(
         f"Warning: the teacher has {CAPACITY.warning:g} times the student's parameters and a third as many times its "
-        f"multiply-adds, or more; from {_SURE_TIMES:g} times on where it is also sure of nearly every image at the "
+        f"multiply-adds, or more; from {_SURE_TIMES:g} times on where it is also sure of nearly every $image at the "
         f"recipe's temperature (median top probability of {_SURE_TEACHER} or more). Problem: {CAPACITY.problem:g} "
         f"times, or {CAPACITY.warning:g} times and so sure. The demo's student gains from a teacher 53 times its size."
     ),

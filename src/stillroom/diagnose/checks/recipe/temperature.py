@@ -125,10 +125,10 @@ def entropy(logits: Tensor, temperature: float) -> float:
 
 @check(
     threshold=(
-        f"Problem: ω, by which the teacher rescales each image's gradient, differs by less than {SPREAD.problem:.0%} "
-        f"of its median over the middle 80% of the images, for an untrained student; warning: below "
-        f"{SPREAD.warning:.0%}. Below that the teacher acts like a larger learning rate on every image. The "
-        "middle 80%, because a handful of images that the teacher misclassifies carries any standard deviation."
+        f"Problem: ω, by which the teacher rescales each $image's gradient, differs by less than {SPREAD.problem:.0%} "
+        f"of its median over the middle 80% of the $images, for an untrained student; warning: below "
+        f"{SPREAD.warning:.0%}. Below that the teacher acts like a larger learning rate on every $image. The "
+        "middle 80%, because a handful of $images that the teacher misclassifies carries any standard deviation."
     ),
     source=(
         "Tang et al., arXiv 2002.03532: an over-capable teacher is uniformly sure, so that rescaling vanishes; raise τ."
@@ -165,16 +165,16 @@ def teacher_confidence(context: CheckContext) -> CheckResult:
         # The teacher does tell images apart; a small weight hides it.
         verdict = "ok"
     summary = (
-        f"{each.term.name} at τ = {each.temperature:g} weights images with a spread of {percent(width)} (middle 80%)."
+        f"{each.term.name} at τ = {each.temperature:g} weights $images with a spread of {percent(width)} (middle 80%)."
     )
     if verdict != "ok":
         summary = (
-            f"At τ = {each.temperature:g} the teacher is equally confident on nearly all images: ω differs by "
+            f"At τ = {each.temperature:g} the teacher is equally confident on nearly all $images: ω differs by "
             f"{100 * width:.2g}% over the middle 80%."
         )
     plot = Plot(
         "line",
-        "How differently the teacher weights images",
+        "How differently the teacher weights $images",
         TEMPERATURES,
         tuple(round(v, 5) for v in widths.values()),
         "temperature",
@@ -184,7 +184,7 @@ def teacher_confidence(context: CheckContext) -> CheckResult:
     restoring = [tau for tau, value in widths.items() if tau > each.temperature and value >= _RESTORED]
     tau = _best_temperature(logits, restoring)
     remedy = Remedy(
-        f"No temperature up to {TEMPERATURES[-1]:g} separates its images: use an earlier checkpoint, or a smaller "
+        f"No temperature up to {TEMPERATURES[-1]:g} separates its $images: use an earlier checkpoint, or a smaller "
         "teacher."
     )
     if tau is not None:
@@ -195,12 +195,12 @@ def teacher_confidence(context: CheckContext) -> CheckResult:
 
 @check(
     threshold=(
-        f"Problem: in the median image the likeliest class leaves less than {percent(LEFT_OVER.problem)} to all others "
-        f"at the recipe's τ; warning: below {percent(LEFT_OVER.warning)}: the target is then the label, and what it "
-        f"holds about the other classes is negligible. Warning: the softened target has more than "
+        f"Problem: in the median $image the likeliest class leaves less than {percent(LEFT_OVER.problem)} to all "
+        f"others at the recipe's τ; warning: below {percent(LEFT_OVER.warning)}: the target is then the label, and "
+        f"what it holds about the other classes is negligible. Warning: the softened target has more than "
         f"{percent(ENTROPY.warning)} of the entropy of a uniform one; problem: {percent(ENTROPY.problem)}: the "
         "divergence is then the centred squared error of logits over 2K, for which there is logit_mse; it also weighs "
-        "the noise in the least likely classes. If all images also get similar targets, teacher_confidence reports "
+        "the noise in the least likely classes. If all $images also get similar targets, teacher_confidence reports "
         "the problem and this is a warning."
     ),
     source="Hinton et al., arXiv 1503.02531; Kim et al., arXiv 2105.08919 for the limit of a high temperature.",

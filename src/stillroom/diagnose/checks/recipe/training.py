@@ -151,7 +151,7 @@ def _clipping(context: CheckContext, evidence: dict[str, float]) -> tuple[Verdic
 @check(
     threshold=(
         f"Warning below {STEPS.warning} steps in all, problem below {STEPS.problem}; of fewer than {_MANY:,} steps, "
-        "problem also where no image is seen twice, warning where none is three times; warning where not every image "
+        "problem also where no $image is seen twice, warning where none is three times; warning where not every $image "
         f"is seen once, or where the warm-up of one_cycle has fewer than {_WARM_UP} steps: from a 25th of the peak "
         "each then jumps by more than half of it. A student of digits needs some 200 steps, one of CIFAR-10 gains 20 "
         "points after its first epoch."
@@ -180,14 +180,14 @@ def budget(context: CheckContext) -> CheckResult:
     remedy = Remedy("Train longer.", dict(longer(max(int(-(-2 * STEPS.warning // each)), 1))))
     if total < STEPS.warning:
         verdict = STEPS.below(total)
-        summary = f"{total:,} steps of {context.recipe.data.batch_size:,} images are too few to learn much."
+        summary = f"{total:,} steps of {context.recipe.data.batch_size:,} $images are too few to learn much."
     elif total < _MANY and total <= 2 * each:
         verdict = "problem" if total <= each else "warning"
-        summary = f"{total:,} steps show each image {'once' if total <= each else 'twice'} at the most."
+        summary = f"{total:,} steps show each $image {'once' if total <= each else 'twice'} at the most."
         remedy = Remedy("Train longer.", dict(longer(10)))
     elif total < each:
         verdict = "warning"
-        summary = f"{total:,} steps see {100 * total / each:.0f}% of the training images, each once at the most."
+        summary = f"{total:,} steps see {100 * total / each:.0f}% of the training $images, each once at the most."
         remedy = Remedy("Train for an epoch at least.", dict(longer(1)))
     elif training.schedule.name == "one_cycle" and peak is not None and peak < _WARM_UP:
         verdict = "warning"

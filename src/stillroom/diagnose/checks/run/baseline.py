@@ -89,7 +89,7 @@ def against_labels(run: RunRecord, result: CheckResult, otherwise: Verdict = "ok
 def cannot_tell(run: RunRecord) -> str:
     """Why a check is skipped, and the command that would let it judge."""
     if run.recipe.data.labelled == 0:
-        return "Cannot tell: no training image has a label that the same student could learn from alone."
+        return "Cannot tell: no training $image has a label that the same student could learn from alone."
     if run.recipe.data.source == "python":
         command = f"sr.distill(None, student, train, test, …, out={str(run.path) + '-labels'!r})"
     else:

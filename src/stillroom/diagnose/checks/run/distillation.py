@@ -84,7 +84,7 @@ def _scheduled_share(run: RunRecord) -> float | None:
         f"Problem: the teacher's terms are below {TEACHER_SHARE.problem:.0%} of the weighted loss in the first third, "
         f"or their own loss fell by less than {_FOLLOWED:.0%}; warning below {TEACHER_SHARE.warning:.0%}, or where "
         "neither the divergence from the teacher nor the agreement with it improved after a third of the run. A term "
-        "of a fiftieth of the loss moves the weights less than another order of the images does. Where its weight "
+        "of a fiftieth of the loss moves the weights less than another order of the $images does. Where its weight "
         "follows a schedule: over the whole run, each line by its learning rate."
     ),
     source="Hinton et al., arXiv 1503.02531: the soft term teaches where its gradient is as large as the labels'.",
@@ -128,7 +128,7 @@ def kd_ignored(run: RunRecord) -> CheckResult:
     summary = f"{names} is {share:.0%} of the loss, and its own value fell by {fell:.0%}."
     if follows and share >= _NO_SHARE:
         summary = (
-            f"The student follows its teacher: they agree on {agreement[-1]:.1f}% of the images; by accuracy alone it "
+            f"The student follows its teacher: they agree on {agreement[-1]:.1f}% of the $images; by accuracy alone it "
             f"would be {independent:.1f}%."
         )
     elif share < TEACHER_SHARE.problem:
@@ -198,7 +198,7 @@ def _weight_teacher(run: RunRecord, share: float) -> Remedy:
 
 @check(
     threshold=(
-        f"Problem: the student agrees with its teacher on {FOLLOWS:g} points more of the images than it classifies "
+        f"Problem: the student agrees with its teacher on {FOLLOWS:g} points more of the $images than it classifies "
         "correctly, and is as good as its teacher, so that the teacher's errors are its ceiling; or the labels are "
         f"below {_LABELS_SHARE:.1%} of the weighted loss in the first third and the student is below its teacher by "
         "more than chance (warning where it is not). In runs that go well with .1 labels and .9 kl they are about 1%."
@@ -249,11 +249,11 @@ def labels_drowned(run: RunRecord) -> CheckResult:
         verdict = "problem"
         names = ("correct", "same as its teacher", "its teacher correct")
         levels = (run.student.top1, run.student.top1 + (follows or 0), run.student.top1 + gap.points)
-        plot = Plot("bars", "The student's predictions", names, quantities.decimals(levels, 1), "", "% of the images")
+        plot = Plot("bars", "The student's predictions", names, quantities.decimals(levels, 1), "", "% of the $images")
         agreement = evidence["agreement"] or run.student.top1 + (follows or 0)
         summary = (
             f"The student copies its teacher rather than the labels: it agrees with it on {agreement:.1f}% of the "
-            f"images and is correct on {run.student.top1:.1f}%."
+            f"$images and is correct on {run.student.top1:.1f}%."
         )
     elif run.label_losses and labels < _LABELS_SHARE:
         verdict = "problem" if gap is not None and gap.is_significant else "warning"
@@ -278,7 +278,7 @@ def _weight_labels(run: RunRecord) -> Remedy:
 @check(
     threshold=(
         f"Problem: the student is {_ABOVE:g} point or more better than the teacher it learns from, and by more than "
-        "another draw of test images explains (95%); warning: better by less. A teacher can be followed to its own "
+        "another draw of test $images explains (95%); warning: better by less. A teacher can be followed to its own "
         "accuracy, hardly beyond."
     ),
     source="Distillation closes a gap to the teacher; without a gap it can only hold the student back.",
@@ -302,7 +302,7 @@ def student_at_teacher(run: RunRecord) -> CheckResult:
         "distilled": run.is_distilled,
     }
     names = (f"student {student.model}", f"teacher {teacher.model}")
-    plots = [Plot("bars", "Top-1 on the test images", names, (student.top1, teacher.top1), "", "top-1, %")]
+    plots = [Plot("bars", "Top-1 on the test $images", names, (student.top1, teacher.top1), "", "top-1, %")]
     levels = f"{student.top1:.1f}% against {teacher.top1:.1f}%"
     if gap.points > 0:
         summary = f"The teacher is still {gap} ahead ({levels}): the student can still learn from it."
@@ -323,7 +323,7 @@ def student_at_teacher(run: RunRecord) -> CheckResult:
 
 @check(
     threshold=(
-        f"Problem: over the run, on {SATURATED.problem:.0%} or more of the images the teacher's target was no softer "
+        f"Problem: over the run, on {SATURATED.problem:.0%} or more of the $images the teacher's target was no softer "
         "than their label (its uncertainty is within a twentieth of the student's), so that ω, which rescales their "
         f"gradient, is that of the label alone; warning from {SATURATED.warning:.0%}."
     ),
@@ -349,11 +349,11 @@ def rescaling_gone(run: RunRecord) -> CheckResult:
         "last_quantiles": run.rescaling[-1].quantiles,
         "last_spearman": run.rescaling[-1].spearman,
     }
-    title, mark = "Images for which the teacher's target is no softer than their label", 100 * SATURATED.problem
-    plots = [Plot("line", title, epochs, saturated, "epoch", "% of images", mark)] if len(epochs) >= 3 else []
+    title, mark = "$Images for which the teacher's target is no softer than their label", 100 * SATURATED.problem
+    plots = [Plot("line", title, epochs, saturated, "epoch", "% of $images", mark)] if len(epochs) >= 3 else []
     verdict = SATURATED.at_least(share)
     rest = "it separates the others" if verdict == "ok" else "it is too confident to teach"
-    summary = f"On {share:.0%} of the images the teacher's target is no softer than their label: {rest}."
+    summary = f"On {share:.0%} of the $images the teacher's target is no softer than their label: {rest}."
     return CheckResult(verdict, summary, evidence, _soften(run), plots)
 
 
@@ -364,5 +364,5 @@ def _soften(run: RunRecord) -> Remedy:
             words = f"Soften the teacher: temperature {2 * temperature:g}, not {temperature:g}."
             return Remedy(words, {path_in(run.recipe, term.key, "temperature"): 2 * temperature})
     return Remedy(
-        "Use a smaller teacher, or one that was trained for fewer steps: this one is confident on every image."
+        "Use a smaller teacher, or one that was trained for fewer steps: this one is confident on every $image."
     )

@@ -60,7 +60,7 @@ def _teacher_answers(run: RunRecord) -> ImageScores:
 @check(
     threshold=(
         f"Problem: ECE of {ECE.problem:g} or more; warning: {ECE.warning:g} or more, and half as much again as the "
-        "teacher's. Both only beyond twice what perfect probabilities would show on so few images. Top-1 does not "
+        "teacher's. Both only beyond twice what perfect probabilities would show on so few $images. Top-1 does not "
         "depend on it."
     ),
     source="Guo et al., arXiv 1706.04599: one factor on the logits corrects most of it and changes no prediction.",
@@ -101,8 +101,8 @@ def miscalibrated(run: RunRecord) -> CheckResult:
     elif is_significant and mine.ece >= ECE.warning and (theirs is None or mine.ece >= 1.5 * theirs):
         verdict, summary = "warning", f"Its probabilities are off: ECE {mine.ece:.3f}, {how}."
     words = (
-        "Divide the student's logits by a temperature before the softmax, fitted on images it was not trained on: here "
-        f"about {factor:.2f}, which leaves an ECE of {after:.3f}. No prediction changes."
+        "Divide the student's logits by a temperature before the softmax, fitted on $images it was not trained on: "
+        f"here about {factor:.2f}, which leaves an ECE of {after:.3f}. No prediction changes."
     )
     return CheckResult(verdict, summary, evidence, Remedy(words), [plot])
 
@@ -145,7 +145,7 @@ def best_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) ->
     threshold=(
         f"Problem: a class lost {LOST.problem:g} points or more beyond what all classes lost against the teacher (a "
         "distilled student against the same student from labels alone; without such a run this cannot be judged), and "
-        f"more than chance over its images would explain (5% divided by the number of classes); warning from "
+        f"more than chance over its $images would explain (5% divided by the number of classes); warning from "
         f"{LOST.warning:g} points. A class on which the teacher is {_WEAK:g} points worse than on all, and a student "
         "that learns from it is too, is the teacher's fault."
     ),
@@ -209,7 +209,7 @@ def worse_classes(run: RunRecord) -> CheckResult:
             f"together lost {overall:.1f} points."
         )
         words = (
-            f"Look at the images of {', '.join(names[c] for c in worst[:5])}: show more of them, check their labels, "
+            f"Look at the $images of {', '.join(names[c] for c in worst[:5])}: show more of them, check their labels, "
             "or use a wider student."
         )
         if run.is_distilled and plain is None:
@@ -251,11 +251,12 @@ def _class_plot(
     threshold=(
         f"Problem: {COPIED.problem:.0%} or more of the student's errors equal its teacher's predictions, twice as "
         "many as two models with these confusions would share by chance, and they are "
-        f"{COPIED_POINTS.problem:g}% of all images, and more than chance moves, and the student is below the "
+        f"{COPIED_POINTS.problem:g}% of all $images, and more than chance moves, and the student is below the "
         "same student from labels alone, or, without such a run, agrees with its teacher on "
-        f"{FOLLOWS:g} points more of the images "
+        f"{FOLLOWS:g} points more of the $images "
         f"than it classifies correctly; warning from {COPIED.warning:.0%}, and "
-        f"{COPIED_POINTS.warning:g}% of all images. Hard images are hard for both, so that some are shared in any run."
+        f"{COPIED_POINTS.warning:g}% of all $images. Hard $images are hard for both, so that some are shared in any "
+        "run."
     ),
     source="A student learns its teacher's errors as well as its correct predictions.",
     limits=[COPIED, COPIED_POINTS],
@@ -270,7 +271,7 @@ def teacher_errors_copied(run: RunRecord) -> CheckResult:
     wrong = ~mine.right
     count = int(wrong.sum())
     if not count:
-        return CheckResult("ok", "The student made no error on the test images.", {"errors": 0})
+        return CheckResult("ok", "The student made no error on the test $images.", {"errors": 0})
     same = wrong & (mine.guess == theirs.guess)
     share = float(same.sum()) / count
     expected = _chance_share(found.labels, mine.guess, theirs.guess, wrong, len(found.class_names))

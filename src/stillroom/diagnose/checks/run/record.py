@@ -18,12 +18,11 @@ from stillroom.run.records import load_run_recipe
 from stillroom.schema.base import read_jsonl, read_optional
 from stillroom.schema.measures import MultiLabelMeasures, RegressionMeasures
 from stillroom.schema.predictions import (
-    PREDICTIONS,
     ImageScores,
     Predictions,
     margin_of_counts,
     paired_margin,
-    read_predictions,
+    read_run_predictions,
     score_images,
 )
 from stillroom.schema.run import (
@@ -44,6 +43,7 @@ from stillroom.schema.run import (
     read_timing,
 )
 from stillroom.tasks import Task
+from stillroom.wording import IMAGES, TEXTS, Unit
 
 # Student's t at 95% by the number of runs, of the spread of that many.
 _T95 = {2: 12.7, 3: 4.3, 4: 3.2, 5: 2.8}
@@ -109,7 +109,7 @@ class RunRecord:
     # The teacher's measures of multi-label or regression data.
     teacher_measures: MultiLabelMeasures | RegressionMeasures | None = None
     quality: DataQuality | None = None  # copies among the images, sizes of the classes; None of a run that did not end
-    is_of_texts: bool = False  # whether the data are texts, not images
+    unit: Unit = IMAGES  # what a sample of the data is called
     batch_norm: BatchNormSummary | None = None  # where few batches went into the running statistics
 
     @property
@@ -269,15 +269,6 @@ def read_run(path: Path) -> RunRecord:
         for line in metrics
     ]
     is_distilled = any(is_custom(term) or loss_class(term).requires.teacher for term in recipe.losses)
-    predictions = None
-    if summary is not None and (path / PREDICTIONS).is_file():
-        predictions = read_predictions(
-            path / PREDICTIONS,
-            count=summary.count,
-            classes=summary.data.classes,
-            reference=summary.reference,
-            task=summary.task,
-        )
     teacher = None if summary is None else _fixed_teacher(summary, recipe)
     return RunRecord(
         path=path,
@@ -290,14 +281,14 @@ def read_run(path: Path) -> RunRecord:
         is_distilled=summary.distilled if summary is not None else is_distilled,
         classes=summary.data.classes if summary is not None else None,
         side=min(summary.data.shape[1:]) if summary is not None and len(summary.data.shape) == 3 else None,
-        predictions=predictions,
+        predictions=read_run_predictions(path, summary) if summary is not None else None,
         rescaling=tuple(read_jsonl(RescalingEpoch, path / RESCALING, skip_damaged=not finished)),
         weight_distance=tuple(read_jsonl(WeightDistanceLine, path / WEIGHT_DISTANCE, skip_damaged=not finished)),
         events=tuple(event.event for event in read_timing(path / TIMING)),
         terms=summary.losses if summary is not None and len(summary.losses) == len(recipe.losses) else (),
         quality=summary.data.quality if summary is not None else None,
+        unit=TEXTS if recipe.data.source == "text" or (summary is not None and summary.data.vocabulary) else IMAGES,
         batch_norm=summary.batch_norm if summary is not None else None,
-        is_of_texts=recipe.data.source == "text" or (summary is not None and summary.data.vocabulary is not None),
         identity=_identity(summary) if summary is not None else None,
         task=recipe.data.task or "single_label",
         teacher_measures=teacher.measures if teacher is not None else None,

@@ -47,7 +47,7 @@ def _chance(run: RunRecord) -> float:
 
 
 @check(
-    threshold=f"Problem: less than {NOTHING:.0%} of the way from a model that ignores the image (R² of 0; mAP as "
+    threshold=f"Problem: less than {NOTHING:.0%} of the way from a model that ignores the $image (R² of 0; mAP as "
     "large as the classes are frequent) to a perfect one.",
     source="Such a model gives each image the same outputs.",
     problem="The student learned nothing",
@@ -58,7 +58,8 @@ def student_at_chance(run: RunRecord) -> CheckResult:
     """Whether the student is better than a model that ignores the image."""
     measure, level, chance = _primary(run), _levels(run)[-1], _chance(run)
     evidence = {measure.name: level, "chance": chance, "first_loss": run.losses[0] if run.losses else None}
-    shown = f"{measure.title} is {measure.written(level)}; a model that ignores the image has {measure.written(chance)}"
+    ignorant = f"a model that ignores the $image has {measure.written(chance)}"
+    shown = f"{measure.title} is {measure.written(level)}; {ignorant}"
     if not is_near_chance(measure, level, chance):
         return CheckResult("ok", f"{shown}.", evidence)
     words = "Lower the learning rate tenfold where the loss rose, train for longer where it fell"
@@ -88,14 +89,14 @@ def past_its_best(run: RunRecord) -> CheckResult:
     verdict: Verdict = "problem" if lost >= _LOST_PROBLEM else "warning" if lost >= _LOST_WARNING else "ok"
     shown = f"{measure.title} is {measure.written(last)} at the end, and was {measure.written(best)}"
     summary = f"{shown} after {counted(round(epochs[place]), 'epoch')}."
-    plots = quantities.evaluation_plot(run, measure.name, f"{measure.title} on the test images", measure.title)
-    remedy = Remedy("Use more images, augmentation or weight decay, or stop there.")
+    plots = quantities.evaluation_plot(run, measure.name, f"{measure.title} on the test $images", measure.title)
+    remedy = Remedy("Use more $images, augmentation or weight decay, or stop there.")
     return CheckResult(verdict, summary, {"best": best, "last": last, "lost": lost}, remedy, plots)
 
 
 @check(
-    threshold="Problem: the mean loss of a test image is larger than that of the same student from labels alone, by "
-    "more than twice what another draw of test images would change; warning: by more than once.",
+    threshold="Problem: the mean loss of a test $image is larger than that of the same student from labels alone, by "
+    "more than twice what another draw of test $images would change; warning: by more than once.",
     source="One run of each shows no spread between seeds; `stillroom compare` does.",
     problem="Distilling made the student worse",
     title="Distilled against labels alone",
@@ -117,15 +118,15 @@ def below_labels(run: RunRecord) -> CheckResult:
     verdict: Verdict = "problem" if gap > 2 * margin else "warning" if gap > margin else "ok"
     what = "squared error" if run.task == "regression" else "cross-entropy"
     side = "above" if gap > 0 else "below"
-    summary = f"The mean {what} of a test image is {abs(gap):.3g} ± {margin:.2g} {side} that of labels alone."
+    summary = f"The mean {what} of a test $image is {abs(gap):.3g} ± {margin:.2g} {side} that of labels alone."
     remedy = Remedy("Is the teacher better than the student from labels? Else give it less weight.")
     return CheckResult(verdict, summary, {"gap": gap, "margin": margin}, remedy)
 
 
 @check(
-    threshold="Problem: the teacher is no better than a model that ignores the image (R² of 0; mAP as large as the "
-    f"classes are frequent), by {NOTHING:.0%} of the way to a perfect one; warning: its loss on the test images is "
-    "above the student's by more than another draw of images would change.",
+    threshold="Problem: the teacher is no better than a model that ignores the $image (R² of 0; mAP as large as the "
+    f"classes are frequent), by {NOTHING:.0%} of the way to a perfect one; warning: its loss on the test $images is "
+    "above the student's by more than another draw of $images would change.",
     source="A teacher that knows nothing of the labels teaches nothing of them.",
     problem="The teacher is at chance",
     title="Level of the teacher",
@@ -145,7 +146,7 @@ def teacher_at_chance(run: RunRecord) -> CheckResult:
         words = "Check the teacher's weights, its preprocess, and the order and unit of its outputs."
         return CheckResult("problem", f"{shown}.", evidence, Remedy(words))
     if gap < -margin:
-        summary = f"{shown}; its loss on the test images is {-gap:.3g} above the student's."
+        summary = f"{shown}; its loss on the test $images is {-gap:.3g} above the student's."
         return CheckResult("warning", summary, evidence, Remedy("Use a better teacher."))
     return CheckResult("ok", f"{shown}.", evidence)
 

@@ -216,16 +216,16 @@ def over_regularising(run: RunRecord) -> CheckResult:
     # What an average remembers shows on the test images: the training loss is that of the weights themselves.
     averaged = any(one.key == "training.ema" for one in found)
     if has_learned(run, loss) and not collapsed and not averaged:
-        return result("ok", f"Strong ({what}), but the student still learned the training images.")
+        return result("ok", f"Strong ({what}), but the student still learned the training $images.")
     if collapsed:
         why = "" if averaged else ": the training loss is that of a guess"
         return result("problem", f"Held at chance by {what}{why}.", remedy)
     level = ""
     if loss is not None and averaged:
-        level = f": {loss.name} is {loss.train:.3g} on training images and {loss.test:.3g} on test images"
+        level = f": {loss.name} is {loss.train:.3g} on training $images and {loss.test:.3g} on test $images"
     elif loss is not None:
         level = (
-            f": {loss.name} is no better on training images ({loss.train:.3g}) than on test images ({loss.test:.3g})"
+            f": {loss.name} is no better on training $images ({loss.train:.3g}) than on test $images ({loss.test:.3g})"
         )
     still = slope is not None and slope.is_significant and slope.share >= FALLING.problem
     still = still and not (averaged or any(one.is_extreme for one in found) or _is_disguised(run, loss))
@@ -240,9 +240,9 @@ def over_regularising(run: RunRecord) -> CheckResult:
         f"below its teacher by more than twice what chance explains; warning from {FALLING.warning:.0%}, or with a "
         f"smaller gap. Between seeds of one recipe the share moves by about 5%. Problem, too: at a rate far below the "
         f"usual the loss kept {_CREPT:.0%} of what it was at first; a schedule that comes to fewer than "
-        f"{quantities.FEW_STEPS} steps at its peak rate; each image seen once or twice, in fewer than {_MANY_STEPS:,} "
+        f"{quantities.FEW_STEPS} steps at its peak rate; each $image seen once or twice, in fewer than {_MANY_STEPS:,} "
         "steps. That the loss still fell is a problem of a distilled run only where the student is also below the same "
-        "student from labels alone, by more than noise: of few images the loss falls to the end of a good run, too. "
+        "student from labels alone, by more than noise: of few $images the loss falls to the end of a good run, too. "
         "Without such a run next to it, this cannot be judged. A warning at most where over_regularising "
         "reports the problem."
     ),
@@ -284,8 +284,8 @@ def under_training(run: RunRecord) -> CheckResult:
         level = "as good as its teacher" if abs(gap.points) <= gap.margin else "better than its teacher"
         return result("ok", f"The student is {level} ({gap} {side}): more steps would gain little.")
     if loss is not None and has_learned(run, loss):
-        level = f"{loss.name} {loss.train:.3g}, on test images {loss.test:.3g}"
-        return result("ok", f"The student learned the training images ({level}): it had enough steps.")
+        level = f"{loss.name} {loss.train:.3g}, on test $images {loss.test:.3g}"
+        return result("ok", f"The student learned the training $images ({level}): it had enough steps.")
     below = _below_teacher(run)
     if dropped_early and run.planned and run.planned >= 2 * quantities.FEW_STEPS:
         full = full_rate_steps(run.recipe.training.schedule, run.planned)
@@ -307,7 +307,7 @@ def under_training(run: RunRecord) -> CheckResult:
     is_plain = is_brief or peak < _low_rate(run)
     if slope is None or is_brief or (share >= FALLING.problem and slope.is_significant):
         if is_brief:
-            fall = f"{epochs}: the student saw each image {'once' if run.epochs <= 1 else 'twice'}"
+            fall = f"{epochs}: the student saw each $image {'once' if run.epochs <= 1 else 'twice'}"
         elif slope is None:
             fall = f"{epochs} and hardly a log line"
         # A small gap may have another cause, or be chance. A heavy regulariser must be mended first.
@@ -326,9 +326,9 @@ def under_training(run: RunRecord) -> CheckResult:
 
 @check(
     threshold=(
-        f"Problem: the loss on training images is {OVERFITTED.problem:g} times or more below that on test images and "
+        f"Problem: the loss on training $images is {OVERFITTED.problem:g} times or more below that on test $images and "
         f"{_MATTERS:g} apart, and the student is below its teacher by more than twice what chance explains; or the "
-        f"test loss rose {_RISEN:g} times over its lowest. Warning from {OVERFITTED.warning:g} times. Training images "
+        f"test loss rose {_RISEN:g} times over its lowest. Warning from {OVERFITTED.warning:g} times. Training $images "
         "are seen augmented, so equal losses would already be good. Of a distilled run only where accuracy came down "
         "from its best during the run, or the student is below the same student from labels alone, by more than noise; "
         "without such a run next to it, this cannot be judged."
@@ -343,7 +343,7 @@ def over_fitting(run: RunRecord) -> CheckResult:
     require_trained(run)
     loss, gap = quantities.train_test_loss(run), run.gap
     if loss is None:
-        raise Skip("No loss term can be computed on the test images.")
+        raise Skip("No loss term can be computed on the test $images.")
     _, nll = quantities.series(run.test, "nll")
     # A loss that came down at the very end has not risen.
     early = min(nll[: max(2 * len(nll) // 3, 1)]) if len(nll) >= 3 else None
@@ -360,8 +360,8 @@ def over_fitting(run: RunRecord) -> CheckResult:
         "gap_margin": gap.margin if gap is not None else None,
     }
     mark = OVERFITTED.problem * loss.train if loss.is_cross_entropy else None
-    plots = quantities.evaluation_plot(run, "nll", "Loss on the test images", "test NLL, nats", mark)
-    level = f"{loss.name} {loss.train:.3g} on training images, {loss.test:.3g} on test images"
+    plots = quantities.evaluation_plot(run, "nll", "Loss on the test $images", "test NLL, nats", mark)
+    level = f"{loss.name} {loss.train:.3g} on training $images, {loss.test:.3g} on test $images"
     verdict, summary = "ok", f"Not overfitted: {level}."
     if loss.test - loss.train >= _MATTERS and has_learned(run, loss):
         verdict, summary = "warning", f"Partly overfitted: {level}."
@@ -521,7 +521,7 @@ def _more_regularisation(run: RunRecord) -> Remedy:
     best = _past_its_best(run)
     if best is None:
         return Remedy(
-            "Use more images, or a larger weight for the teacher; that stopping earlier helps does not show here."
+            "Use more $images, or a larger weight for the teacher; that stopping earlier helps does not show here."
         )
     epochs = max(round(best), 1)
     if recipe.training.steps is None:

@@ -36,7 +36,7 @@ def unequal(study: StudyResults) -> CheckResult:
         "study's `allowed_differences`."
     )
     if "reported epoch" in what:
-        words = "Report the last epoch of every run: the best epoch on the test images is biased upwards."
+        words = "Report the last epoch of every run: the best epoch on the test $images is biased upwards."
     return CheckResult("problem", f"Not an equal comparison: {first}{more}.", evidence, Remedy(words))
 
 
