@@ -575,7 +575,156 @@ def sum_then_divided(loop: Loop, x: Tensor, number: int) -> Tensor:
     return out
 
 
+def never_stepped(loop: Loop, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+
+
+def never_backward(loop: Loop, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    optimizer.step()
+
+
+def last_of_three(loop: Loop, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """The step stands behind the loop over batches, of which each pass has five."""
+    loop.extra = (loop.extra or 0) + 1
+    if loop.extra % 5 == 0:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def first_row(loop: Loop, x: Tensor, number: int) -> Tensor:
+    with torch.no_grad():
+        out: Tensor = loop.teacher(x)[0]
+    return out
+
+
+def soft_entropy(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(z, y) - (t.softmax(-1) * z.log_softmax(-1)).sum(-1).mean()
+
+
+def divided_in_place(loop: Loop, x: Tensor, number: int) -> Tensor:
+    if loop.extra is None:
+        with torch.no_grad():
+            loop.extra = torch.cat([loop.teacher(each) for each, _ in loop.batches()])
+    t: Tensor = loop.extra[ROWS * number : ROWS * number + ROWS]
+    t /= 2
+    return t
+
+
+def softened(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(z, y) + 4 * F.kl_div((z / 2).log_softmax(1), t.softmax(1), reduction="batchmean")
+
+
+def by_numpy(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    p, q = (each.detach().softmax(1).numpy() for each in (z, t))
+    return F.cross_entropy(z, y) + 0.5 * torch.tensor(float((q * (q / p)).sum(1).mean()))
+
+
+def teachers_own_labels(loop: Loop, z: Tensor, t: Tensor, y: Tensor, alpha: float = 0.7) -> Tensor:
+    return alpha * kd(z, t) + (1 - alpha) * F.cross_entropy(t, y)
+
+
+def whole_ramp(loop: Loop) -> float:
+    loop.extra = (loop.extra or 0) + 1
+    return 2.0 * min(1, loop.extra // (2 * loop.steps))
+
+
+def late_ramp(loop: Loop) -> float:
+    loop.extra = (loop.extra or 0) + 1
+    return 2.0 * min(1, loop.extra // loop.steps)
+
+
+def rows_of_a_file(loop: Loop, shift: int) -> Callable[..., Tensor]:
+    """Answers that were stored by another program, picked by their row."""
+    with torch.no_grad():
+        kept = torch.cat([loop.teacher(each) for each, _ in loop.batches()]).tolist()
+    loop.extra = torch.tensor(kept)
+    return lambda loop, x, number: loop.extra[torch.arange(ROWS) + ROWS * number - shift]
+
+
+def from_a_file(shift: int) -> Loop:
+    loop = Loop()
+    loop.ask = rows_of_a_file(loop, shift)
+    return loop
+
+
+def consistency(update: Callable[[Loop, int], None]) -> Loop:
+    """The same rows again, without labels: the student is to answer as the teacher does."""
+    other = torch.randn(ROWS, 8)
+
+    def loss(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(z, y) + F.mse_loss(loop.student(other).softmax(1), t.softmax(1))
+
+    loop = averaged(update)
+    loop.loss, loop.steps, loop.ask = loss, 24, lambda loop, x, number: with_gradient(loop, other, 0).detach()
+    return loop
+
+
+def follow_parameters(loop: Loop, step: int) -> None:
+    with torch.no_grad():
+        for mean, now in zip(loop.teacher.parameters(), loop.student.parameters(), strict=True):
+            mean.mul_(0.7).add_(now, alpha=0.3)
+
+
+def load_parameters(loop: Loop, step: int) -> None:
+    if step == 0:
+        trained = Student()
+        train_alone(trained, 40)
+        loop.teacher.load_state_dict(dict(trained.named_parameters()), strict=False)
+
+
+def paired(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    """Each row's answer is nearest to the teacher's own of all rows."""
+    apart = (z.unsqueeze(1) - t).square().sum(-1)
+    return F.cross_entropy(z, y) + F.cross_entropy(-apart, torch.arange(len(y)))
+
+
 FAULTS: dict[str, tuple[str, Callable[[], Loop]]] = {
+    "optimizer.step is never called": ("skipped_steps", lambda: Loop(step=never_stepped)),
+    "backward is never called": ("student_no_gradient", lambda: Loop(step=never_backward)),
+    "the step behind the loop over batches": ("accumulation", lambda: Loop(step=last_of_three, steps=40)),
+    "the first row of the teacher's answer": ("batch_split", lambda: Loop(ask=first_row, loss=soft_entropy)),
+    "[B, 1, K] against [B, K]": (
+        "batch_split",
+        lambda: Loop(loss=lambda loop, z, t, y: soft_entropy(loop, z, t.unsqueeze(1), y)),
+    ),
+    "probabilities against logits": (
+        "probabilities_for_logits",
+        lambda: Loop(loss=lambda loop, z, t, y: F.cross_entropy(z, y) + F.mse_loss(z.softmax(1), t)),
+    ),
+    "a cosine embedding with -1": (
+        "loss_minimum",
+        lambda: Loop(
+            loss=lambda loop, z, t, y: F.cross_entropy(z, y) + F.cosine_embedding_loss(z, t, -torch.ones(len(y)))
+        ),
+    ),
+    "stored answers divided in place": ("stale_answers", lambda: Loop(ask=divided_in_place, loss=softened)),
+    "stored answers of a file, of other rows": ("stale_answers", lambda: from_a_file(7)),
+    "a term by numpy": ("teacher_unused", lambda: Loop(loss=by_numpy)),
+    "a term of the teacher and itself": (
+        "teacher_unused",
+        lambda: Loop(loss=lambda loop, z, t, y: F.cross_entropy(z, y) + kd(t, t)),
+    ),
+    "the teacher is the student": (
+        "teacher_unused",
+        lambda: Loop(
+            student=nn.Linear(8, CLASSES),
+            ask=lambda loop, x, number: torch.no_grad()(loop.student)(x),
+        ),
+    ),
+    "the labels' share of the teacher's own loss": ("labels_unused", lambda: Loop(loss=teachers_own_labels)),
+    "a weight that is cut to 0": (
+        "teacher_unused",
+        lambda: Loop(loss=lambda loop, z, t, y: F.cross_entropy(z, y) + whole_ramp(loop) * kd(z, t)),
+    ),
+    "an average of the parameters alone": ("teacher_mode", lambda: averaged(follow_parameters)),
+    "an average that never moves": ("teacher_at_chance", lambda: consistency(lambda loop, step: None)),
+    "a teacher loaded without its buffers": (
+        "weights_not_loaded",
+        lambda: Loop(teacher=Student().eval(), before=load_parameters),
+    ),
     "teacher in training mode": ("teacher_mode", lambda: Loop(teacher=Teacher(0.4).train())),
     "student left in evaluation mode": ("student_mode", lambda: Loop(before=to_eval)),
     "teacher in the optimizer": ("teacher_trained", lambda: Loop(optimizer=both, ask=with_gradient)),
@@ -839,6 +988,27 @@ def ramped(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
 
 
 HEALTHY: dict[str, Callable[[], Loop]] = {
+    "a weight that is cut to 0 and rises at the end": lambda: Loop(
+        loss=lambda loop, z, t, y: F.cross_entropy(z, y) + late_ramp(loop) * kd(z, t)
+    ),
+    "an average of a model without buffers": lambda: Loop(
+        student=(net := nn.Linear(8, CLASSES)), teacher=copy.deepcopy(net), before=follow_parameters
+    ),
+    "an average in training mode, with statistics of its own": lambda: averaged(
+        lambda loop, step: follow_parameters(Loop(loop.student, loop.teacher.train()), step)
+    ),
+    "consistency with a moving average": lambda: consistency(lambda loop, step: follow(loop, 0.9)),
+    "stored answers of a file": lambda: from_a_file(0),
+    "stored answers that are divided before the student runs": lambda: Softened(),
+    "distances of pairs": lambda: Loop(loss=paired),
+    "losses by hand, each with its minus": lambda: Loop(
+        loss=lambda loop, z, t, y: (
+            -0.3 * z.log_softmax(1).gather(1, y[:, None]).mean()
+            - 0.7 * 9 * ((t / 3).softmax(1) * (z / 3).log_softmax(1)).sum(1).mean()
+        )
+    ),
+    "the first of the teacher's outputs": lambda: Loop(ask=lambda loop, x, n: (with_gradient(loop, x, n).detach(),)[0]),
+    "a product with the number of a constant": lambda: Loop(loss=lambda loop, z, t, y: kd(z, t) + 1e-6),
     "gaps between rows": lambda: Loop(
         loss=lambda loop, z, t, y: kd(z, t) + 0.1 * F.mse_loss(z[:, 0] - z[:, :1], t[:, 0] - t[:, :1])
     ),
@@ -902,6 +1072,20 @@ HEALTHY: dict[str, Callable[[], Loop]] = {
     "labels beside the teacher's choice": lambda: Loop(loss=two_heads),
     "a teacher that knows four classes of five": lambda: Loop(teacher=four_of_five()),
 }
+
+
+class Softened(Loop):
+    """Stored answers are softened before the student is run."""
+
+    def run(self) -> None:
+        optimizer, kept = self.optimizer(self), stored(self)
+        for t, (x, y) in zip(kept, self.batches(), strict=True):
+            t = (t / 4).softmax(1)
+            z = self.student(x)
+            soft = F.kl_div((z / 4).log_softmax(1), t, reduction="batchmean")
+            optimizer.zero_grad()
+            (F.cross_entropy(z, y) + 16 * soft).backward()
+            optimizer.step()
 
 
 def stored(loop: Loop) -> list[Tensor]:
@@ -1452,3 +1636,63 @@ def test_a_name_says_that_a_divergence_is_reversed(tmp_path: Path) -> None:
     ):
         (tmp_path / f"{number}.py").write_text(source, encoding="utf-8")
         assert ("reverse" in spoken(str(tmp_path / f"{number}.py"))) is says
+
+
+def sequence(z: Tensor, t: Tensor, y: Tensor, dim: int) -> Tensor:
+    return F.cross_entropy(z.flatten(0, 1), y.flatten()) - (t.softmax(-1) * z.log_softmax(dim)).sum(-1).mean()
+
+
+def scrambled(z: Tensor, t: Tensor, y: Tensor, permute: bool) -> Tensor:
+    rows = [(each.permute(0, 2, 3, 1) if permute else each).reshape(-1, CLASSES) for each in (z, t)]
+    return F.cross_entropy(z, y) + kd(rows[0], rows[1])
+
+
+# By the form of a batch: what is given, the networks, the loss, and whether a softmax runs over something else.
+FORMS: dict[str, tuple[Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], Any, Any, bool]] = {
+    f"{form}, {'wrong' if wrong else 'right'}": (make, net, loss, wrong)
+    for form, make, net, losses in (
+        (
+            "sequences",
+            lambda x, y: (x.unflatten(0, (10, 2)), y.unflatten(0, (10, 2))),
+            lambda: nn.Linear(8, CLASSES),
+            (lambda z, t, y: sequence(z, t, y, -1), lambda z, t, y: sequence(z, t, y, 1)),
+        ),
+        (
+            "maps",
+            lambda x, y: (x[..., None, None].expand(-1, -1, 2, 3), y[:, None, None].expand(-1, 2, 3)),
+            lambda: nn.Conv2d(8, CLASSES, 1),
+            (lambda z, t, y: scrambled(z, t, y, True), lambda z, t, y: scrambled(z, t, y, False)),
+        ),
+    )
+    for wrong, loss in enumerate(losses)
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_softmaxes_of_sequences_and_maps_run_over_the_classes(name: str) -> None:
+    make, net, loss, wrong = FORMS[name]
+    teacher, student = net().eval(), net()
+    with torch.no_grad():
+        teacher.weight.copy_(CENTRES.view_as(teacher.weight))
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+    with audit() as watched:
+        for x, y in (make(*each) for each in Loop().batches()):
+            with torch.no_grad():
+                t = teacher(x)
+            optimizer.zero_grad()
+            loss(student(x), t, y).backward()
+            optimizer.step()
+    assert problems(watched.diagnosis) == (["batch_split"] if wrong else [])
+
+
+@pytest.mark.parametrize("awake", [False, True])
+def test_answers_that_were_stored_with_dropout_in_training_mode_are_a_problem(awake: bool) -> None:
+    loop = Loop(teacher=Teacher(0.4).train(awake))
+    with audit() as watched:
+        train_alone(Student(), 2)
+        with torch.no_grad():
+            kept = torch.cat([loop.teacher(x) for x, _ in loop.batches()])
+        rows = iter(range(loop.steps))
+        loop.ask = lambda loop, x, number: kept[ROWS * (i := next(rows)) : ROWS * i + ROWS]
+        loop.run()
+    assert problems(watched.diagnosis) == (["teacher_mode"] if awake else [])

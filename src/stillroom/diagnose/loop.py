@@ -83,18 +83,19 @@ def diagnose_loop(
     *,
     nothing: str = "",
     whole_script: bool = True,
+    idle: Sequence[str | None] = (),
     checks: Sequence[Check[LoopContext]] = CHECKS,
 ) -> list[Finding]:
     """Judge what was seen of a training loop.
 
     Args:
         phases: the trainings that were seen, in order; those without a teacher are not judged, except that a teacher
-            may
-            have been meant.
+            may have been meant.
         asked: networks that were run without gradients outside steps.
         schedules: the learning-rate schedulers.
         nothing: why nothing was seen, where nothing was.
         whole_script: whether all that was done to the networks was seen.
+        idle: the lines of steps that optimizers without gradients made.
         checks: what is checked.
 
     Returns:
@@ -110,6 +111,11 @@ def diagnose_loop(
         for context in contexts
         if context.phase.distils or context.silent_teachers is not None or context.silent_answers is not None
     ]
+    missing = roles.missing_backward(idle)
+    if missing is not None:
+        finding = roles.student_no_gradient.finding(missing)
+        why = "No gradient was made: see student_no_gradient."
+        return [finding if each is roles.student_no_gradient else each.skipped(why) for each in checks]
     if not judged:
         steps = sum(phase.made for phase in phases)
         why = nothing or (

@@ -23,9 +23,9 @@ _PASSES = frozenset(
     ("float", "half", "bfloat16", "double", "to", "type", "cuda", "cpu", "contiguous", "clone", "squeeze")
 ) | {"reshape", "view", "data"}
 # Rows of stored answers are picked and put together by these.
-_PICKS = frozenset(("__getitem__", "index_select", "cat", "stack", "concat", "gather", "vstack", "__iter__", "unbind"))
-_MOVES = _PICKS | _PASSES | frozenset(("detach", "flatten", "unsqueeze", "split", "chunk", "narrow", "to_dense"))
-_REORDERS = _PICKS | {"flip", "roll", "chunk", "split", "take_along_dim", "lerp", "matmul", "__matmul__", "mm"}
+PICKS = frozenset(("__getitem__", "index_select", "cat", "stack", "concat", "gather", "vstack", "__iter__", "unbind"))
+_MOVES = PICKS | _PASSES | frozenset(("detach", "flatten", "unsqueeze", "split", "chunk", "narrow", "to_dense"))
+_REORDERS = PICKS | {"flip", "roll", "chunk", "split", "take_along_dim", "lerp", "matmul", "__matmul__", "mm"}
 _ENDS = (
     frozenset(
         (
@@ -80,13 +80,15 @@ class Summand:
     factors: tuple[float, ...] = ()  # the numbers that the weight is the product of
     names: tuple[tuple[str, bool], ...] = ()  # variables that hold them, or one minus them (then with True)
     named: Node | None = None  # the operation that such a number was met in
+    truncated: str = ""  # the expression that cuts a factor of 0 to a whole number
 
     def of(self, tensor: Tensor, factor: float = 1.0, node: Node | None = None) -> Summand:
         """The tensor that this one is a multiple of."""
         if node is None:
             return replace(self, tensor=tensor, weight=self.weight * factor)
         named = self.named or (node if node.names else None)
-        return Summand(tensor, self.weight * factor, (*self.factors, factor), self.names + node.names, named)
+        cut = self.truncated or node.truncated
+        return Summand(tensor, self.weight * factor, (*self.factors, factor), self.names + node.names, named, cut)
 
 
 def summands(tape: Tape, loss: Tensor) -> list[Summand]:
@@ -118,6 +120,8 @@ def _parts(tape: Tape, one: Summand) -> list[Summand] | None:
         return [one.of(each, sign) for each, sign in zip(operands, signs, strict=False) if isinstance(each, Tensor)]
     if name in ("mul", "mul_", "__rmul__", "div", "div_", "true_divide", "multiply", "divide") and node.args:
         tensors = [each for each in node.args[:2] if isinstance(each, Tensor) and each.requires_grad]
+        # Of a constant that was computed from networks, too.
+        tensors = tensors or [each for each in given if len(given) == 1]
         other = next((each for each in node.args[:2] if each is not tensors[0]), None) if len(tensors) == 1 else None
         factor = _number(other)
         if isinstance(other, Tensor) and factor is not None and factor >= 16 and math.log2(factor) % 1 == 0:
@@ -195,6 +199,7 @@ def term(
         if full and gradient & learners and sources & teachers
         else None,
         factors=summand.factors,
+        truncated=summand.truncated,
         chosen=next((each.overwrites for each in chosen if each.overwrites), "") if chosen else None,
         words=spoken(spoke.place.file) if spoke is not None and spoke.place is not None else "",
     )
@@ -257,6 +262,8 @@ _DISTANCES = frozenset(("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "
 
 def _pushes_apart(nodes: Sequence[Node], node: Node | None, weight: float) -> bool:
     """Whether a term is a similarity that is minimised, or a distance that is maximised; no where that is not plain."""
+    if node is not None and node.name == "cosine_embedding_loss" and weight > 0:
+        return bool((node.argument(2, "target").detach() == -1).all())
     if node is None or not (
         (node.name == "cosine_similarity" and weight > 0) or (node.name in _DISTANCES and weight < 0)
     ):
@@ -409,8 +416,10 @@ def answers(
         if match and (is_logits(student) or is_logits(match[0]) or len(students) == 1):
             best = (student, match[0])
             break
+    derived = False
     if best is None and students and is_logits(students[0]):
-        best = (students[0], None)
+        best = (students[0], _derived(tape, nodes, students[0], learners, teachers))
+        derived = best[1] is not None
     if best is None:
         return None, None, None
     student, teacher = best
@@ -437,12 +446,73 @@ def answers(
             class_dim=dim,
             ignored=_ignored(labels, student.tensor.shape, dim),
             teacher_terms=_comparing(tape, raw, both) if teacher is not None and as_function else [],
+            derived=derived,
+            of_classes=_of_classes(nodes, own, classes),
+            changed=_changed_store(nodes, teacher) if teacher is not None and teacher.call is None else None,
             reordered=teacher is not None
             and any(each.name in _REORDERS and each.sources & own_teacher and not each.gradient for each in nodes),
         ),
         student,
         teacher,
     )
+
+
+def _of_classes(nodes: Sequence[Node], own: int, classes: int) -> bool:
+    """Whether a softmax over as many numbers takes a student's output, or none does."""
+    widths = {
+        node.inputs[0].shape[-1 if node.name != "cross_entropy" else 1]
+        for node in nodes
+        if node.name in _SOFTMAX and node.inputs and node.inputs[0].dim() > 1 and node.sources & own
+    }
+    return not widths or any(width <= classes for width in widths)
+
+
+def _changed_store(nodes: Sequence[Node], teacher: Source) -> str | None:
+    """Where a part of stored answers is multiplied or divided in place, and so in the store, too."""
+    store = teacher.tensor.untyped_storage().data_ptr()
+    for node in nodes:
+        if node.name in ("div_", "mul_", "__itruediv__", "__imul__", "__idiv__"):
+            given = node.inputs[0]
+            larger = given.untyped_storage().nbytes() > given.numel() * given.element_size()
+            if larger and given.untyped_storage().data_ptr() == store:
+                return str(node.place) if node.place else None
+    return None
+
+
+def labelled(tape: Tape, raw: Raw, learners: int) -> tuple[Call, Tensor] | None:
+    """A call of a network that learns whose logits a labels' term reads as they are, and the labels."""
+    for node in (tape.nodes[i] for i in raw.nodes):
+        if node.call is None and node.name in OF_CLASSES and node.gradient & learners and node.inputs[0].dim() == 2:
+            index, target = tape.origin(node.inputs[0]), node.argument(1, "target")
+            call = tape.nodes[index].call if index is not None else None
+            whole = isinstance(target, Tensor) and not target.is_floating_point() and target.dim() == 1
+            if call is not None and whole and not tape.networks(tape.bits(target)[0]):
+                return call, target.detach().clone()
+    return None
+
+
+def adds_constant(tape: Tape, loss: Tensor) -> bool:
+    """Whether a number that is computed outside torch, or from no network, is one of a loss's summands."""
+    for index in tape.ancestors(loss):
+        node = tape.nodes[index]
+        if node.name in ("add", "add_", "__radd__", "__iadd__") and node.outputs[0].dim() == 0:
+            for each in node.args[:2]:
+                plain = _number(each)
+                made = isinstance(each, Tensor) and tape.networks(tape.bits(each)[0])
+                if plain is not None and abs(plain) > 1e-3 and not made:
+                    return True
+    return False
+
+
+def _derived(tape: Tape, nodes: Sequence[Node], student: Source, learners: int, teachers: int) -> Source | None:
+    """What was made of a teacher's outputs, of other shapes, and first has the form of the student's logits."""
+    for node in nodes:
+        if node.sources & teachers and not node.sources & learners and not node.gradient:
+            for each in node.outputs:
+                if each.shape == student.tensor.shape and each.is_floating_point():
+                    found = Source("constant", each, earlier=tape.networks(node.sources))
+                    return found if _common_node(tape, nodes, student, found) is not None else None
+    return None
 
 
 def _comparing(tape: Tape, raw: Raw, both: Sequence[Tensor]) -> list[ComparingTerm]:
@@ -483,7 +553,7 @@ def _picked(nodes: Sequence[Node], source: Source, tape: Tape) -> Source:
     for node in nodes:
         if node.name in _MOVES and any(each is tensor for each in node.inputs):
             tensor = node.outputs[0] if node.name != "__iter__" else tensor
-            picked |= node.name in _PICKS
+            picked |= node.name in PICKS
     if not picked or (tensor.shape == source.tensor.shape and tensor.requires_grad):
         return source
     calls = tape.networks(tape.bits(tensor)[0])
@@ -528,13 +598,14 @@ def oddities(tape: Tape, raw: Raw, learners: int, teachers: int) -> list[Oddity]
             continue
         given = node.inputs[0]
         if node.name in ("softmax", "log_softmax") and given.dim():
-            dim = node.argument(1, "dim", -1)
+            dim = _softmax_dim(node)
             scale = _divided_by(tape, given)
-            rows = _sample(given, dim if isinstance(dim, int) else -1)
+            rows = _sample(given, dim)
             if _simplex(rows * scale) and rows.shape[-1] > 2 and not _one_hot(rows * scale):
                 add("softmax_of_probabilities", node, given)
-            if isinstance(dim, int) and _wrong_dim(tape, node, given, dim):
-                add("softmax_over_the_batch", node, given)
+            wrong = _wrong_dim(tape, raw, node, given, dim)
+            if wrong:
+                add(wrong, node, given)
             if node.name == "softmax" and _sums_teachers(tape, given, node.origins[0], predictions):
                 add("logits_summed", node, given)
         elif node.name == "cross_entropy" and given.dim() >= 2:
@@ -543,6 +614,8 @@ def oddities(tape: Tape, raw: Raw, learners: int, teachers: int) -> list[Oddity]
                 add("cross_entropy_of_probabilities", node, given)
             if _takes_softened(tape, node, raw):
                 add("labels_softened", node, given)
+        elif node.name in _DISTANCES and (one_of_two := _probabilities_against_logits(tape, node)) is not None:
+            add("probabilities_against_logits", node, one_of_two)
         elif node.name == "nll_loss" and given.dim() >= 2:
             rows = _sample(given, 1)
             if _simplex(rows):
@@ -553,11 +626,13 @@ def oddities(tape: Tape, raw: Raw, learners: int, teachers: int) -> list[Oddity]
             tape, node.inputs[1], node.origins[1], [(given, node.origins[0])]
         ):
             add("logits_summed", node, node.inputs[1])
-        elif node.name in _MIXES and _mixes_rows(tape, node):
-            add(
-                "rows_mixed", node, next(each for each in node.inputs if tape.bits(each)[1] & learners or each is given)
-            )
-        elif node.name == "kl_div":
+        elif node.name == "logsumexp" and _simplex(_sample(given, -1)) and given.shape[-1] > 2:
+            add("softmax_of_probabilities", node, given)
+        if node.name in _MIXES:
+            mixed = _mixes_rows(tape, raw, node)
+            if mixed:
+                add(mixed, node, next(each for each in node.inputs if tape.bits(each)[1] & learners or each is given))
+        if node.name == "kl_div":
             if _after(tape, given, "log_softmax") and _after(tape, node.argument(1, "target"), "softmax"):
                 add("temperature_after_softmax", node, given)
             target = node.argument(1, "target")
@@ -627,22 +702,91 @@ def _sums_teachers(
     )
 
 
+def _softmax_dim(node: Node) -> int:
+    """The dimension of a softmax, with torch's own where none is given."""
+    dim = node.argument(1, "dim")
+    if isinstance(dim, int):
+        return dim
+    return 0 if node.inputs[0].dim() in (0, 1, 3) else 1
+
+
+def _probabilities_against_logits(tape: Tape, node: Node) -> Tensor | None:
+    """The side of a distance that is probabilities, where the other network's is logits."""
+    if node.name == "kl_div" or len(node.inputs) != 2 or node.inputs[0].shape != node.inputs[1].shape:
+        return None
+    if node.inputs[0].dim() != 2 or node.inputs[0].shape[1] < 3 or not all(map(_origin_networks(tape), node.inputs)):
+        return None
+    rows = [each.detach()[:64].float() for each in node.inputs]
+    plain = [_simplex(each) for each in rows]
+    if plain[0] == plain[1]:
+        return None
+    other = rows[plain.index(False)]
+    return node.inputs[plain.index(True)] if bool((other < -0.1).any()) and bool((other > 1.1).any()) else None
+
+
+def _origin_networks(tape: Tape) -> Callable[[Tensor], tuple[Call, ...]]:
+    return lambda tensor: tape.networks(tape.bits(tensor)[0])
+
+
 _DIFFERENCES = frozenset(("sub", "__rsub__", "subtract"))
-_MIXES = frozenset(("mul", "__rmul__", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")) | _DIFFERENCES
+_REDUCING = frozenset(("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "kl_div"))
+_MIXES = frozenset(("mul", "__rmul__")) | _DIFFERENCES | _REDUCING
+# What a sum of squares or of products passes through on its way to one number; a softmax over pairs does not.
+_PLAIN_SUMS = frozenset(
+    ("pow", "__pow__", "square", "abs", "neg", "mul", "__rmul__", "div", "true_divide", "add", "__radd__", "clamp")
+) | {"sum", "mean", "sqrt", "sub", "rsub", "__rsub__", "clamp_min", "to", "float", "mul_", "div_", "add_"}
 
 
-def _mixes_rows(tape: Tape, node: Node) -> bool:
-    """Whether [B] and [B, 1] meet in an operation that broadcasts them to [B, B].
+def _mixes_rows(tape: Tape, raw: Raw, node: Node) -> str:
+    """How rows of two tensors meet that are not the same image's; empty where they are.
 
-    The differences of one network's rows from each other are meant.
+    ``rows_mixed``: [B] and [B, 1], or [B, K] and [B, 1, K], are broadcast to [B, B, …] and summed up; ``one_row``: one
+    row that was picked from a network's answers meets all of another's. The differences of one network's rows from
+    each other are meant, and so are pairs that a softmax or a matrix takes.
     """
-    given = [each for each in node.inputs if each.is_floating_point()]
-    if len(given) != 2 or {each.dim() for each in given} != {1, 2}:
-        return False
+    given = [each for each in node.inputs if each.is_floating_point() and each.dim()]
+    if len(given) != 2 or given[0].dim() == given[1].dim():
+        return ""
     row, column = sorted(given, key=lambda each: each.dim())
     if node.name in _DIFFERENCES and tape.bits(row)[0] == tape.bits(column)[0]:
-        return False
-    return len(row) > 1 and column.shape == (len(row), 1)
+        return ""
+    if row.dim() == 1 and column.dim() == 2 and len(row) > 1 and column.shape == (len(row), 1):
+        return "rows_mixed"
+    try:
+        shape = torch.broadcast_shapes(row.shape, column.shape)  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        return ""
+    if len(row) == len(column) > 1 and math.prod(shape) > max(row.numel(), column.numel()):
+        meant = node.name not in _REDUCING and not _is_summed_plainly(tape, raw, node)
+        return "" if meant or not all(map(_origin_networks(tape), given)) else "rows_mixed"
+    if row.dim() == 1 and column.dim() == 2 and len(column) > 1 and len(row) > 1 and _is_one_answer(tape, row):
+        return "one_row"
+    return ""
+
+
+def _is_summed_plainly(tape: Tape, raw: Raw, node: Node) -> bool:
+    """Whether all that a loss makes of an operation's result is squared, weighted and summed up."""
+    reached = {id(each) for each in node.outputs}
+    for later in (tape.nodes[i] for i in raw.nodes):
+        if any(id(each) in reached for each in later.inputs) and later.outputs:
+            if later.name not in _PLAIN_SUMS:
+                return False
+            if later.outputs[0].dim():
+                reached |= {id(each) for each in later.outputs}
+    return True
+
+
+def _is_one_answer(tape: Tape, row: Tensor) -> bool:
+    """Whether a tensor was computed from one row, picked by its number, of a network's answers to a batch."""
+    for node in (tape.nodes[i] for i in tape.ancestors(row)):
+        if node.call is None and node.name in ("__getitem__", "select") and node.inputs[0].dim() == 2:
+            index = tape.origin(node.inputs[0])
+            call = tape.nodes[index].call if index is not None else None
+            picked = node.args[1] if node.name == "__getitem__" else node.args[2] if node.args[1] == 0 else None
+            batch = call.inputs[0].shape[:1] if call is not None and call.inputs and call.inputs[0].dim() else None
+            if isinstance(picked, int) and batch == node.inputs[0].shape[:1] and not node.gradient:
+                return True
+    return False
 
 
 def _after(tape: Tape, tensor: Tensor, name: str) -> bool:
@@ -680,12 +824,37 @@ def _divided_by(tape: Tape, tensor: Tensor) -> float:
     return 1.0
 
 
-def _wrong_dim(tape: Tape, node: Node, given: Tensor, dim: int) -> bool:
-    """Whether a softmax of [B, K] logits of a network goes over the batch."""
-    if given.dim() != 2 or dim not in (0, -2):
-        return False
+def _wrong_dim(tape: Tape, raw: Raw, node: Node, given: Tensor, dim: int) -> str:
+    """How a softmax of a network's logits goes over something else than its classes; empty where it does not.
+
+    ``softmax_over_the_batch``: over the first dimension. ``softmax_over_positions``: over another one, where the
+    labels' term of the same logits says how many classes there are. ``classes_scrambled``: over rows that a view made
+    of [B, K, H, W] without moving the classes to the end.
+    """
     sources = [each for each in bits(node.sources, tape.sources) if each.kind in ("network", "constant")]
-    return any(each.tensor.shape == given.shape for each in sources)
+    dim %= given.dim()
+    if any(each.tensor.shape == given.shape for each in sources):
+        if dim == 0 and given.dim() > 1 and len(given) > 1:
+            return "softmax_over_the_batch"
+        named = {
+            tuple(each.inputs[0].shape)
+            for each in (tape.nodes[i] for i in raw.nodes)
+            if each.name in OF_CLASSES and each.inputs[0].dim() > 1 and each.inputs[0].numel() <= given.numel()
+        }
+        classes = {shape[1] for shape in named}
+        places = [i for i, size in enumerate(given.shape) if size in classes]
+        return "softmax_over_positions" if given.dim() == 3 and len(places) == 1 and dim != places[0] else ""
+    index = tape.origin(given)
+    while index is not None and tape.nodes[index].name in ("div", "true_divide", "mul", "float", "to", "contiguous"):
+        before = tape.nodes[index].origins[0]
+        index = before[0] if before is not None else None
+    made = tape.nodes[index] if index is not None else None
+    if made is None or made.name not in ("view", "reshape") or dim != given.dim() - 1 or made.inputs[0].dim() != 4:
+        return ""
+    giver = tape.origin(made.inputs[0])
+    direct = giver is not None and tape.nodes[giver].call is not None
+    classes_first = made.inputs[0].shape[1] == given.shape[-1] != made.inputs[0].shape[-1]
+    return "classes_scrambled" if direct and classes_first else ""
 
 
 def not_finite(tape: Tape, raw: Raw) -> tuple[str, str | None] | None:

@@ -112,6 +112,7 @@ class Networks:
                 ],
                 sum(p.numel() for p in parameters),
                 tuple(tuple(p.shape) for p in parameters),
+                any(self.is_fresh(p) for p in [each for each in parameters if each.dim() > 1][:1]),
             )
             self._found[module] = found
         return found

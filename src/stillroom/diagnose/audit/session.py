@@ -156,7 +156,12 @@ def diagnose_watch(watch: Watch, target: str) -> Diagnosis:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             findings = diagnose_loop(
-                watch.phases, watch.asked, watch.schedules, nothing=nothing, whole_script=watch.whole_script
+                watch.phases,
+                watch.asked,
+                watch.schedules,
+                nothing=nothing,
+                whole_script=watch.whole_script,
+                idle=watch.idle,
             )
     finally:
         torch.set_rng_state(state)

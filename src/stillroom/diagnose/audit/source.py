@@ -6,6 +6,7 @@ import ast
 import io
 import re
 import tokenize
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -198,6 +199,143 @@ def _value(node: ast.expr, frame: Any) -> Any:
         if isinstance(left, int) and isinstance(right, int):
             return _ARITHMETIC[type(node.op)](left, right)
     return None
+
+
+# Calls that cut a number to a whole one.
+_CUTS = frozenset(("int", "round", "floor", "trunc", "floor_divide"))
+# Definitions that are looked at for one factor.
+_MOST_DEFINITIONS = 200
+
+
+def truncated_weight(frame: Any) -> str:
+    """The expression that cuts a factor of the line that a frame stands at to a whole number, where the factor is 0.
+
+    The factor's names are followed through assignments, properties and functions of the user's files. Empty where
+    nothing cuts it: a constant, a weight that begins at 0, steps of a fixed number of epochs (``epoch // 10``).
+    """
+    file, line = frame.f_code.co_filename, frame.f_lineno
+    tree = _tree(file)
+    if tree is None:
+        return ""
+    for factor in _factors(tree, line):
+        value = _value(factor, frame)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(factor, ast.Constant) or (value is not None and not (number and value == 0)):
+            continue
+        others = (_defined_in(each, frame) for each in ast.walk(factor))
+        found = _cutting(tuple(dict.fromkeys([tree, *(each for each in others if each is not None)])), factor)
+        if found is not None:
+            return ast.unparse(found)
+    return ""
+
+
+@cache
+def _factors(tree: ast.Module, line: int) -> tuple[ast.expr, ...]:
+    """What the statement at a line multiplies."""
+    statements = [
+        node for node in ast.walk(tree) if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or 0)
+    ]
+    if not statements:
+        return ()
+    found: list[ast.expr] = []
+    for node in ast.walk(min(statements, key=lambda node: (node.end_lineno or 0) - node.lineno)):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+            found += [each for each in (node.left, node.right) if not isinstance(each, ast.BinOp)]
+        elif isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Mult):
+            found.append(node.value)
+    return tuple(found)
+
+
+def _defined_in(node: ast.AST, frame: Any) -> ast.Module | None:
+    """The file that defines a property or a function that an expression names."""
+    function: Any = None
+    if isinstance(node, ast.Attribute):
+        owner = _value(node.value, frame)
+        function = getattr(type(owner), "__dict__", {}).get(node.attr) if owner is not None else None
+        function = getattr(function, "fget", function)
+    elif isinstance(node, ast.Name):
+        function = frame.f_locals.get(node.id, frame.f_globals.get(node.id))
+        function = function if hasattr(function, "__code__") else None
+    code = getattr(function, "__code__", None)
+    return _tree(code.co_filename) if code is not None and code.co_filename.endswith(".py") else None
+
+
+@cache
+def _cutting(trees: tuple[ast.Module, ...], expression: ast.expr, depth: int = 4) -> ast.expr | None:
+    """The first operation that cuts a number, in an expression or in what defines the names in it."""
+    todo: list[tuple[ast.AST, int]] = [(expression, depth)]
+    seen: set[tuple[str, bool]] = set()
+    for _ in range(_MOST_DEFINITIONS):
+        if not todo:
+            break
+        node, left = todo.pop(0)
+        for each in ast.walk(node):
+            if _cuts(each):
+                return each  # type: ignore[return-value]
+        if left:
+            names = set(_names(node))
+            new = [(tree, name) for name in sorted(names - seen) for tree in trees]
+            todo += [(each, left - 1) for tree, name in new for each in _definitions(tree).get(name, ())]
+            seen |= names
+    return None
+
+
+def _names(node: ast.AST) -> Iterator[tuple[str, bool]]:
+    """The variables and attributes (then with True) whose values an expression takes, not the owners of these."""
+    if isinstance(node, ast.Attribute):
+        yield node.attr, True
+    elif isinstance(node, ast.Name):
+        yield node.id, False
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(node, ast.Attribute) and isinstance(child, ast.Name | ast.Attribute)):
+            yield from _names(child)
+
+
+def _cuts(node: ast.AST) -> bool:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.FloorDiv):
+        return not isinstance(node.right, ast.Constant)
+    if not isinstance(node, ast.Call) or not node.args:
+        return False
+    name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+    inner = ast.walk(node.args[0])
+    parts = [isinstance(each, ast.Call) or isinstance(getattr(each, "op", None), ast.Div) for each in inner]
+    return name in _CUTS and any(parts)
+
+
+@cache
+def _definitions(tree: ast.Module) -> Mapping[tuple[str, bool], list[ast.AST]]:
+    """By the name of a variable, or of an attribute: what it is assigned, what a function of that name computes, and
+    what is handed to a parameter of it.
+    """
+    found: dict[tuple[str, bool], list[ast.AST]] = defaultdict(list)
+    handed: dict[str, list[ast.Call]] = defaultdict(list)
+    functions: list[ast.FunctionDef] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign) and node.value is not None:
+            for each in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                if isinstance(each, ast.Name | ast.Attribute):
+                    found[_named(each), isinstance(each, ast.Attribute)].append(node.value)
+        elif isinstance(node, ast.FunctionDef):
+            functions.append(node)
+            own = [each for each in ast.walk(node) if isinstance(each, ast.Return | ast.Assign)]
+            for is_attribute in (False, True):
+                found[node.name, is_attribute] += own
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+            handed[_named(node.func)].append(node)
+    for function in functions:
+        places = [each.arg for each in function.args.args]
+        for call in handed[function.name]:
+            bound = places[:1] == ["self"] and isinstance(call.func, ast.Attribute)
+            for name, value in zip(places[bound:], call.args, strict=False):
+                found[name, False].append(value)
+            for keyword in call.keywords:
+                if keyword.arg in places:
+                    found[keyword.arg, False].append(keyword.value)
+    return found
+
+
+def _named(node: ast.Name | ast.Attribute) -> str:
+    return node.id if isinstance(node, ast.Name) else node.attr
 
 
 def only_steps(file: str, lines: frozenset[int]) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stillroom.diagnose.audit import facts
+from stillroom.diagnose.audit.facts import PICKS
 from stillroom.diagnose.audit.networks import Networks, is_in
 from stillroom.diagnose.audit.tape import Call, Source, Tape
 from stillroom.diagnose.audit.updates import Follower
@@ -236,7 +237,10 @@ class StepReader:
             s.tensor.shape for s in self._tape.sources if s.kind in ("network", "inside") and s.tensor.requires_grad
         }
         if tensor.shape not in shapes:
-            return False
+            # Of answers to a whole data set, loaded from a file, the rows of a batch are picked.
+            picks = (each for each in self._tape.nodes if each.name in PICKS and each.inputs[0] is tensor)
+            if not any(each.outputs[0].shape in shapes for each in picks):
+                return False
         rows = tensor.detach().reshape(-1, tensor.shape[-1])[:64].float()
         if facts._simplex(rows):
             # One-hot, smoothed and mixed labels hold few values in a row; a teacher's probabilities many.
@@ -284,6 +288,7 @@ class StepReader:
             for t in node.inputs
             if not t.is_floating_point() and t.dtype is not torch.bool
         }
+        known = facts.labelled(tape, raw, learners) if answers is not None and answers.labels is None else None
         summands = facts.summands(tape, raw.loss)
         students = learners | sum(1 << index for index, each in enumerate(tape.sources) if networks.is_cut(each))
         terms = [facts.term(tape, summand, learners, teachers, labels, students, full=full) for summand in summands]
@@ -308,4 +313,6 @@ class StepReader:
             vanished=facts.vanished(tape, raw),
             scaled="scaler.scale" in window.names,
             in_full=full,
+            labelled=(made[id(known[0])], known[1]) if known is not None and id(known[0]) in made else None,
+            adds_constant=full and facts.adds_constant(tape, raw.loss),
         )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from stillroom.diagnose.audit.source import overwritten_input
+from stillroom.diagnose.audit.source import overwritten_input, truncated_weight
 
 # A window holds its tensors until it ends; where it holds more than this, its oldest half is forgotten.
 MAX_NODES, MAX_BYTES = 6000, 512 * 2**20
@@ -35,6 +35,7 @@ _SKIPPED = frozenset(
     )
 )
 _ESCAPES = frozenset(["numpy", "tolist", "__array__"])
+_IN_PLACE = frozenset(("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__", "__ipow__"))
 # By these a script looks at a number: to print it, or to decide something.
 _READS = frozenset(
     ["item", "tolist", "__format__", "__float__", "detach", "isfinite", "isnan", "isinf", "ne", "__ne__"]
@@ -188,6 +189,7 @@ class Node:
     gradient: int
     call: Call | None = None
     names: tuple[tuple[str, bool], ...] = ()
+    truncated: str = ""  # of a product with 0, the expression that cuts the factor to a whole number
     overwrites: str | None = None  # of a loss of class numbers, the user's variable of other content that they took
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
@@ -280,6 +282,34 @@ class Tape(TorchFunctionMode):
         if len(self._earlier) > 4 * MAX_NODES:
             self._earlier = {k: v for k, v in self._earlier.items() if v[0]() is not None}
 
+    def carry(self, nodes: Iterable[Node]) -> None:
+        """Functions that were recorded before this window began and belong to it."""
+        for node in nodes:
+            if node.call is None:
+                self._add(self._node(node.function, node.name, node.args, node.kwargs, node.outputs, node.place))
+
+    def _node(
+        self,
+        func: Any,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        outputs: tuple[Tensor, ...],
+        where: CodeLine | None,
+    ) -> Node:
+        in_place = (name[-1] == "_" and name[-2:] != "__") or name in _IN_PLACE or kwargs.get("out") is not None
+        inputs = tuple(tensors_in(args, kwargs))
+        sources = gradient = 0
+        origins = []
+        for tensor in inputs:
+            mask, flowing = self.bits(tensor)
+            sources |= mask
+            gradient |= flowing
+            origins.append(self._origin.get(id(tensor)))
+        if not outputs[0].requires_grad:
+            gradient = 0
+        return Node(func, name, args, kwargs, inputs, tuple(origins), outputs, where, in_place, sources, gradient)
+
     def _outputs_of_networks(self) -> list[tuple[int, weakref.ref[Tensor], tuple[Call, ...]]]:
         found = []
         for node in self.nodes:
@@ -367,7 +397,6 @@ class Tape(TorchFunctionMode):
 
     def record(self, func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
         """Add one function call to the tape."""
-        in_place = (name[-1] == "_" and name[-2:] != "__") or name == "__setitem__" or kwargs.get("out") is not None
         outputs = (out,) if isinstance(out, Tensor) else tuple(tensors_in(out)) if isinstance(out, list | tuple) else ()
         if name == "__setitem__":
             outputs = (args[0],)
@@ -375,22 +404,15 @@ class Tape(TorchFunctionMode):
             if name in _ESCAPES and args and isinstance(args[0], Tensor) and args[0].dim() >= 2:
                 self.escaped |= self.bits(args[0])[0]
             return
-        inputs = tuple(tensors_in(args, kwargs))
         if name in ("dropout", "batch_norm", "lstm", "gru", "scaled_dot_product_attention", "alpha_dropout"):
             self._note_mode(name, args, kwargs)
-        sources = gradient = 0
-        origins = []
-        for tensor in inputs:
-            mask, flowing = self.bits(tensor)
-            sources |= mask
-            gradient |= flowing
-            origins.append(self._origin.get(id(tensor)))
-        if not outputs[0].requires_grad:
-            gradient = 0
-        node = Node(func, name, args, kwargs, inputs, tuple(origins), outputs, place(3), in_place, sources, gradient)
+        node = self._node(func, name, args, kwargs, outputs, place(3))
         if name in _MULTIPLIES and outputs[0].dim() == 0:
             numbers = [each for each in args[:2] if isinstance(each, float) and 0 < each < 1 and each != 0.5]
             node.names = names_of(numbers[0]) if numbers else ()
+            if any(isinstance(each, int | float) and each == 0 for each in args[:2]):
+                frame = user_frame(2)
+                node.truncated = truncated_weight(frame) if frame is not None else ""
         elif name in OF_CLASSES:
             chosen = self.chosen_classes(node)
             node.overwrites = overwritten_input(user_frame(2), chosen) if chosen is not None else None

@@ -93,6 +93,39 @@ class Follower:
             [weakref.ref(p) for p in module.parameters() if p.dim() >= 2][:AVERAGED] for module in (teacher, student)
         ]
         self._marked: tuple[Tensor, Tensor] | None = None
+        norms = [[weakref.ref(each) for each in module.modules() if _is_tracked(each)] for module in (teacher, student)]
+        self._norms = [each[:AVERAGED] for each in norms] if len(norms[0]) == len(norms[1]) else [[], []]
+        self._first: list[Tensor] | None = None  # the running statistics of both when they were marked first
+
+    def _statistics(self) -> list[Tensor]:
+        """Means and variances of the running statistics, [2, N] each: the teacher's, the student's."""
+        found = []
+        for references in self._norms:
+            norms = [norm for norm in (each() for each in references) if norm is not None]
+            parts = [
+                torch.cat([getattr(each, name).detach().flatten()[:AVERAGED_NUMBERS] for each in norms])
+                for name in ("running_mean", "running_var")
+            ]
+            found.append(torch.stack(parts).double())
+        return found
+
+    def _stale(self) -> float | None:
+        """How far the teacher's running statistics are from the student's, which moved on without them; else None.
+
+        The median over channels of the larger of two distances, in standard deviations: of the means, and of the
+        logarithms of the deviations.
+        """
+        if self._first is None:
+            return None
+        now = self._statistics()
+        if any(a.shape != b.shape for a, b in zip(now, self._first, strict=True)) or now[0].shape != now[1].shape:
+            return None
+        if not torch.equal(now[0], self._first[0]) or torch.equal(now[1], self._first[1]):
+            return None
+        (mean, variance), (own_mean, own_variance) = now
+        shift = (mean - own_mean).abs() / own_variance.clamp_min(1e-12).sqrt()
+        scale = 0.5 * (variance.clamp_min(1e-12) / own_variance.clamp_min(1e-12)).log().abs()
+        return float(torch.maximum(shift, scale).median())
 
     def _now(self) -> tuple[Tensor, Tensor] | None:
         rows = []
@@ -106,6 +139,8 @@ class Follower:
     def mark(self) -> None:
         """A step has been made."""
         self._marked = self._now()
+        if self._first is None and all(self._norms):
+            self._first = self._statistics()
 
     def forget(self) -> None:
         """What comes next is not seen."""
@@ -128,4 +163,8 @@ class Follower:
             if length and float((change - share * towards).norm()) > 0.05 * length:
                 return None
             shares.append(share if length else 0.0)
-        return Averaging(*shares)
+        return Averaging(shares[0], shares[1], self._stale())
+
+
+def _is_tracked(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None

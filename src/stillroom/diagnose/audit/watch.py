@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ from stillroom.diagnose.audit.source import counted_loops, only_steps
 from stillroom.diagnose.audit.steps import StepReader, in_full
 from stillroom.diagnose.audit.tape import Call, CodeLine, Tape, is_user, place, tensors_in, user_frame
 from stillroom.diagnose.audit.updates import Follower, Update
-from stillroom.diagnose.audit.window import Familiar, Window, has_gradient
+from stillroom.diagnose.audit.window import Familiar, Window, has_gradient, holds_gradients
 from stillroom.diagnose.checks.loop.record import InferenceCall, LoopCount, Phase, Schedule, Step
 
 _optimizers = sys.modules["torch.optim.optimizer"]
@@ -35,6 +36,8 @@ _stateless = sys.modules["torch.nn.utils.stateless"]
 # loss of a phase is looked at again after LATER steps.
 FIRST, FIRST_ALONE = 12, 4
 MAX_PHASES, MAX_WAKES, MAX_EPOCHS = 8, 24, 8
+# Where something may still come after the watched steps, so many steps are watched, and with ``--stop`` for so long.
+MAX_AWAITED, AWAITED_SECONDS = 200, 120.0
 # How many steps of a phase the change of the parameters is measured in.
 MAX_UPDATES = 6
 # Two optimizers that step in turns do so within so many steps.
@@ -97,6 +100,8 @@ class Watch:
         self.seen_optimizer = bool(optimizers)
         self.seen_backward = 0
         self.whole_script = True
+        self.idle: list[str | None] = []  # lines of steps that no ``backward`` was made for
+        self._awaited_since: float | None = None
         self._watched = watched
         self._tape = Tape()
         self._networks = Networks(teacher, student)
@@ -518,6 +523,7 @@ class Watch:
                 self._tape.enter()
                 self._tape.active = True
             self._window.closing = True
+            self._window.tail = len(self._tape.nodes)
             return
         phase = self.phases[-1] if self.phases else None
         if phase is None:
@@ -530,7 +536,7 @@ class Watch:
                 # One that did not step before: another training may begin with it.
                 self._joining.add(optimizer)
                 self._go_deep()
-            elif len(phase.steps) < self.steps and phase.number not in self._complete and self._wants(phase):
+            elif phase.number not in self._complete and self._wants(phase) and self._is_open(phase):
                 self._go_deep()
         if self.stop and phase.number in self._complete and phase.distils:
             raise StopScript(0)
@@ -540,11 +546,24 @@ class Watch:
         is_new = optimizer is not None and optimizer not in self._phase_optimizers
         return is_new or not self.phases or in_full(len(self.phases[-1].steps))
 
+    def _is_open(self, phase: Phase) -> bool:
+        """Whether some later step of a phase may be watched."""
+        return phase.number not in self._complete and (len(phase.steps) < self.steps or self._awaits(phase))
+
+    def _awaits(self, phase: Phase) -> bool:
+        """Whether a phase is watched on, a step now and then, as what it lacks may still come."""
+        if not phase.awaits or len(phase.steps) >= MAX_AWAITED:
+            return False
+        self._awaited_since = self._awaited_since or time.monotonic()
+        return not self.stop or time.monotonic() - self._awaited_since < AWAITED_SECONDS
+
     def _wants(self, phase: Phase) -> bool:
         """Whether the next step of a phase is to be watched."""
         since = phase.extra.get("distils_since")
         first = since + FIRST if since is not None else FIRST_ALONE
-        return phase.made < first or phase.made in LATER or self._epoch_begun(phase)
+        if phase.made < first or phase.made in LATER or self._epoch_begun(phase):
+            return True
+        return phase.made % max(1, phase.made // 8) == 0 and phase.awaits
 
     def _epoch_begun(self, phase: Phase) -> bool:
         begun = phase.extra.pop("begun", 0)
@@ -623,8 +642,7 @@ class Watch:
                 phase.epochs += 1
                 phase.extra["begun"] = 1
                 seen = phase.extra.get("epochs_watched", 0)
-                open_ = phase.number not in self._complete and len(phase.steps) < self.steps
-                if not self._deep and open_ and seen < MAX_EPOCHS and phase.made > FIRST_ALONE:
+                if not self._deep and self._is_open(phase) and seen < MAX_EPOCHS and phase.made > FIRST_ALONE:
                     phase.extra["epochs_watched"] = seen + 1
                     with self._quiet:
                         self._go_deep()
@@ -712,8 +730,7 @@ class Watch:
             for call in self._tape.calls:
                 if not call.grad:
                     self._networks.note_asked(call.module, call.inputs, call.outputs, self.phases, call.place, call)
-            self._tape.clear()
-            self._window = Window()
+            self._begin_window()
             self._reader.reached = set()
             return
         self._tape.last = self._window.ends if keep_tape else None
@@ -730,10 +747,16 @@ class Watch:
             self._window = Window()
             self._tape.first = self._window.ends = first
             return
-        self._tape.clear()
-        self._window = Window()
+        self._begin_window()
         if not deep:
             self._go_light()
+
+    def _begin_window(self) -> None:
+        """Forget what was seen, but for what was computed after the step: it may belong to the next."""
+        tail = self._tape.nodes[self._window.tail :] if self._window.tail is not None else []
+        self._tape.clear()
+        self._tape.carry(tail)
+        self._window = Window()
 
     def _completed(self, phase: Phase) -> None:
         if phase.distils and not phase.extra.get("reported"):
@@ -743,22 +766,22 @@ class Watch:
                     self._watched()
 
     def _wants_more(self, phase: Phase) -> bool:
-        if len(phase.steps) >= self.steps:
+        enough = len(phase.steps) >= self.steps
+        if self.stop and phase.distils:
+            enough |= phase.made - phase.extra["distils_since"] >= max(FIRST, self.steps)
+        if enough and not self._awaits(phase):
             self._complete.add(phase.number)
             return False
         if phase.distils and len(phase.steps) == FIRST and self._watched is not None:
             # The first verdict, in case the process ends without a word.
             with self._paused():
                 self._watched()
-        if self.stop and phase.distils and phase.made - phase.extra["distils_since"] >= max(FIRST, self.steps):
-            self._complete.add(phase.number)
-            return False
-        if self.stop and phase.distils:
-            return True
-        return self._wants(phase)
+        return (self.stop and phase.distils and not enough) or self._wants(phase)
 
     def _make_step(self, keep_tape: bool) -> Phase | None:
         if not self._window.backwards:
+            if self._window.optimizers and not any(map(holds_gradients, self._window.optimizers)):
+                self.idle.append(next((where for name, where in self._window.events if name == "step"), None))
             return None
         stepping = list(dict.fromkeys(self._window.optimizers))
         optimizers = stepping or self._meant_to_step()

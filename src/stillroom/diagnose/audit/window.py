@@ -56,6 +56,7 @@ class Window:
     passed: bool = False
     ends: int = 0  # the tape's length at the last backward
     closing: bool = False  # an optimizer stepped: what comes next is another step
+    tail: int | None = None  # the tape's length when it did
     stepping: bool = False  # an optimizer is inside its step
     partial: bool = False  # it began in the middle of a step, and is not judged
 
@@ -84,6 +85,11 @@ class Window:
                 for each in (foreign, graded)
             )
             self.clipped = own / max(whole, 1e-30), {id(p) for p in foreign}
+
+
+def holds_gradients(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether some parameter of an optimizer has a gradient, be it 0."""
+    return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
 
 
 def has_gradient(optimizer: torch.optim.Optimizer) -> bool:

@@ -15,6 +15,7 @@ from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.loop.context import FEWEST, LoopContext, accuracy, ask, chance, most_common
 from stillroom.diagnose.checks.loop.record import Answers, CallFacts, Network, Step
 from stillroom.diagnose.checks.loop.terms import read_labels, row_shift
+from stillroom.diagnose.checks.setup.initialisation import unused_norms
 from stillroom.diagnose.checks.teacher_changes import (
     GAIN,
     Trial,
@@ -53,6 +54,16 @@ def stale_answers(context: LoopContext) -> CheckResult:
         if found is not None:
             return found
     stored = [(step, each) for step, each in context.answers if each.stored]
+    changed = [each.changed for _, each in stored if each.changed is not None]
+    if len(changed) > 0.5 * len(stored):
+        return CheckResult(
+            "problem",
+            f"The stored answers are multiplied or divided in place in {len(changed)} of {len(stored)} watched steps: "
+            "from pass to pass those in the store become others.",
+            {"steps": len(changed)},
+            Remedy("Compute a new tensor.", code="teacher_logits = teacher_logits / T  # not /="),
+            location=changed[0],
+        )
     if not stored:
         return CheckResult("ok", "The teacher ran in the loop, on the images that the student saw.")
     place = most_common([each.place for _, each in stored])
@@ -77,6 +88,9 @@ def stale_answers(context: LoopContext) -> CheckResult:
         count = len(labels)
         stored_accuracy = accuracy(logits, labels) if count else float("nan")
     evidence = {"rows": count, "stored_accuracy": stored_accuracy}
+    what = "stored answers"
+    if all(each.derived for _, each in stored):
+        what = "answers that are made of the teacher's outputs"
     remedy = Remedy(
         "Store the answers by the index of the image, and read them by it: let the Dataset return its index, or "
         "shuffle "
@@ -92,7 +106,7 @@ def stale_answers(context: LoopContext) -> CheckResult:
             fit = f"; they fit {stored_accuracy:.0%} of the labels, its answers now {live_accuracy:.0%}" if rows else ""
             return CheckResult(
                 "problem",
-                f"The stored answers decide as {network.label} does on {alike:.0%} of {asked_rows} images that it was "
+                f"The {what} decide as {network.label} does on {alike:.0%} of {asked_rows} images that it was "
                 f"asked about again{fit}: they belong to other images.",
                 evidence,
                 remedy,
@@ -101,7 +115,7 @@ def stale_answers(context: LoopContext) -> CheckResult:
         if alike >= ALIKE.problem:
             return CheckResult(
                 "ok",
-                f"The stored answers decide as {network.label} does now on {alike:.0%} of {asked_rows} images.",
+                f"The {what} decide as {network.label} does now on {alike:.0%} of {asked_rows} images.",
                 evidence,
             )
     if count >= FEWEST and not exceeds_chance(round(stored_accuracy * count), count, chance(labels, classes)):
@@ -109,7 +123,7 @@ def stale_answers(context: LoopContext) -> CheckResult:
         if sure > 2.5 / classes and sure > 0.4:
             return CheckResult(
                 "problem",
-                f"The stored answers name the label in {stored_accuracy:.0%} of {count} rows, as chance does, "
+                f"The {what} name the label in {stored_accuracy:.0%} of {count} rows, as chance does, "
                 f"though they "
                 f"are sure of themselves ({sure:.0%} for the first class): they belong to other images, or to another "
                 "order of classes.",
@@ -303,7 +317,11 @@ def weights_not_loaded(context: LoopContext) -> CheckResult:
                 continue
             share = loading.loaded / max(1, loading.expected)
             unknown = f"; the file's keys are {', '.join(loading.unexpected[:2])} …" if loading.unexpected else ""
-            verdict: Verdict = "problem" if share < 0.5 or _has_head(missing) else "warning"
+            module = network.module()
+            unused = (
+                any(key.endswith("running_mean") for key in missing) and module is not None and unused_norms(module)
+            )
+            verdict: Verdict = "problem" if share < 0.5 or _has_head(missing) or unused else "warning"
             return CheckResult(
                 verdict,
                 f"{loading.loaded} of {loading.expected} tensors of the teacher {network.shown} were loaded"
@@ -351,6 +369,28 @@ def _teacher_accuracy(context: LoopContext) -> tuple[bool, float, int] | None:
     return exceeds_chance(round(share * len(labels)), len(labels), guessed), share, len(labels)
 
 
+def _copy_accuracy(context: LoopContext) -> tuple[bool, float, int] | None:
+    """The same of a teacher that is the student as it was drawn, asked about the student's images that have labels."""
+    network = context.phase.untrained_copy
+    known = [each.labelled for _, each in context.backwards if each.labelled is not None]
+    known = [each for each in known if each[0].inputs is not None and len(each[0].outputs[0]) == 2]
+    if network is None or sum(len(labels) for _, labels in known) < FEWEST:
+        return None
+    classes = known[0][0].outputs[0][1]
+    named, labels = [], []
+    for call, own in known[:16]:
+        count = min(len(call.inputs), len(own))  # type: ignore[arg-type]
+        own = own[:count].cpu()
+        try:
+            guess = ask(network, call.inputs[:count], classes).argmax(1)  # type: ignore[index]
+        except Skip:
+            return None
+        named.append((guess == own)[own >= 0])
+        labels.append(own[own >= 0])
+    right, guessed = torch.cat(named), chance(torch.cat(labels), classes)
+    return exceeds_chance(int(right.sum()), len(right), guessed), float(right.float().mean()), len(right)
+
+
 @check(
     threshold="The teacher's classes are in the order of the labels.",
     source="Class numbers follow the order of folders or of a file; another order leaves a teacher that is right and "
@@ -393,7 +433,7 @@ def class_order(context: LoopContext) -> CheckResult:
     title="The teacher and chance",
 )
 def teacher_at_chance(context: LoopContext) -> CheckResult:
-    found = _teacher_accuracy(context)
+    found = _teacher_accuracy(context) or _copy_accuracy(context)
     if found is None:
         raise Skip("Too few labels were seen with the teacher's answers.")
     above, share, rows = found
@@ -404,6 +444,16 @@ def teacher_at_chance(context: LoopContext) -> CheckResult:
         )
     if above:
         return CheckResult("ok", f"The teacher names {share:.0%} of {rows} labels.", evidence)
+    if context.phase.untrained_copy is not None:
+        over = context.phase.is_seen_to_its_end
+        return CheckResult(
+            "problem" if over else "warning",
+            f"The teacher names {share:.0%} of {rows} labels, no more than chance: it is the student as it was drawn, "
+            f"and has not moved in the {len(context.steps)} watched steps.",
+            evidence,
+            Remedy("Let it follow the student, by an update that reaches the network that answers."),
+            location=context.calls("teacher")[0][1].place,
+        )
     return CheckResult(
         "problem",
         f"The teacher names {share:.0%} of {rows} labels, no more than chance.",
@@ -495,6 +545,7 @@ def teacher_weak(context: LoopContext) -> CheckResult:
     barely = guessed + BARELY * (1 - guessed)
     # Of the next of thousands of words a good teacher names few; of two classes a quarter of the way is much.
     plain = guessed < 0.34 and teacher.shape[1] <= 1000 and all(len(each.shape) == 2 for _, each in context.answers)
+    plain &= not context.follows_student
     if plain and above and len(labels) >= 200 and share < barely:
         return CheckResult(
             "problem",
@@ -523,6 +574,8 @@ def teacher_weak(context: LoopContext) -> CheckResult:
     title="Input of the teacher",
 )
 def teacher_input(context: LoopContext) -> CheckResult:
+    if context.follows_student:
+        raise Skip("The teacher follows the student: it is not yet what it will be.")
     images = context.teacher_images
     right, rows = images.correct(), len(images.labels)
     given = float(right.float().mean())

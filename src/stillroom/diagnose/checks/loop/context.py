@@ -188,7 +188,8 @@ class LoopContext:
         students = set(self.students)
         calls: dict[Network, list[tuple[Step, CallFacts]]] = {}
         for step in self.steps:
-            if not step.backwards or step.escaped:
+            # What left torch may come back as labels; a number that is added to the loss is a constant.
+            if not step.backwards or (step.escaped and not any(each.adds_constant for each in step.backwards)):
                 continue
             seen = {call.network: call for call in step.calls if not call.used and call.held == 0}
             for network, call in seen.items():

@@ -124,6 +124,29 @@ def _misused_gradients(context: LoopContext) -> CheckResult | None:
     return None
 
 
+def _last_batch_alone(context: LoopContext) -> CheckResult | None:
+    """Of the losses of many batches the last one alone goes backward, as where the step stands behind the loop."""
+    described = [step for step in context.steps if step.in_full and step.stepped]
+    alone: list[tuple[int, str | None]] = []
+    for step in described:
+        places = {term.place for each in step.backwards for term in each.terms}
+        same = [each.place for each in step.lost_terms if each.place in places]
+        lost = max((same.count(each) for each in set(same)), default=0)
+        if lost >= 3:
+            alone.append((lost, step.backwards[0].place))
+    if len(described) < 4 or len(alone) < 0.9 * len(described):
+        return None
+    count = int(median(each for each, _ in alone))
+    return CheckResult(
+        "problem",
+        f"Of {count + 1} batches whose loss is computed for a step, one alone goes backward, in {len(alone)} of "
+        f"{len(described)} watched steps.",
+        {"lost": count, "steps": len(alone)},
+        Remedy("Put backward() and step() into the loop over batches."),
+        location=most_common([place for _, place in alone]),
+    )
+
+
 @check(
     threshold="A step uses its own gradients, all of them; the loss of a part of an accumulated batch is divided by "
     "the number of parts.",
@@ -132,7 +155,7 @@ def _misused_gradients(context: LoopContext) -> CheckResult | None:
     title="Accumulation",
 )
 def accumulation(context: LoopContext) -> CheckResult:
-    misused = _misused_gradients(context)
+    misused = _misused_gradients(context) or _last_batch_alone(context)
     if misused is not None:
         return misused
     counts = []
@@ -469,6 +492,18 @@ def skipped_steps(context: LoopContext) -> CheckResult:
     made = [step for step in context.steps if step.stepped]
     if not context.steps:
         raise Skip("No step was watched.")
+    losses = [each for step in context.steps for each in step.backwards]
+    usable = all(each.gradient_finite and not each.scaled and each.not_finite is None for each in losses)
+    cleared = sum(any(name == "zero_grad" for name, _ in step.events) for step in context.steps)
+    if not made and usable and len(context.steps) >= 8 and cleared >= 0.8 * len(context.steps):
+        return CheckResult(
+            "problem",
+            f"optimizer.step() is called in none of {len(context.steps)} watched steps: gradients are made and "
+            "cleared, and the student stays as it is.",
+            {"steps": 0},
+            Remedy("Call it after backward().", code="optimizer.step()"),
+            location=most_common([each.place for each in losses]),
+        )
     if len(made) >= 0.5 * len(context.steps):
         return CheckResult("ok", "The watched steps end in optimizer.step().")
     return CheckResult(

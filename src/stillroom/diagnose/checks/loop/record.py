@@ -21,6 +21,7 @@ class Network:
     loaded: list[Loading] = field(default_factory=list)  # what ``load_state_dict`` did to it, latest first
     parameters: int = 0  # its number of parameters
     shape: tuple[tuple[int, ...], ...] = ()  # the shapes of its parameters
+    fresh: bool = False  # whether its first weights were neither trained nor loaded, nor copied from what was
 
     @property
     def shown(self) -> str:
@@ -89,6 +90,7 @@ class Term:
     # Variables that its weight is made of, and whether it is one minus the variable.
     weight_names: tuple[tuple[str, bool], ...] = ()
     factors: tuple[float, ...] = ()  # the numbers that its weight is the product of
+    truncated: str = ""  # where its weight is 0, the expression that cuts it to a whole number
     # What a comment at a list of weights says that a factor of the weight stands for.
     weight_lists: tuple[str, ...] = ()
     # How much the teacher's side differs from row to row, as a share of its size; None where it has no rows.
@@ -140,6 +142,9 @@ class Answers:
     teacher_origin: tuple[Network, ...] = ()  # networks that stored answers were made by
     ignored: Tensor | None = None  # bool, of the shape of the labels: rows labelled below 0; None where there are none
     teacher_terms: list[ComparingTerm] = field(default_factory=list)  # the summands that compare both
+    derived: bool = False  # whether the teacher's were made of outputs of other shapes, as of several crops
+    of_classes: bool = True  # whether no softmax, or one over as many classes, takes the student's
+    changed: str | None = None  # where stored answers are multiplied or divided in place
     reordered: bool = False  # whether rows of the teacher's answers are picked, or put into another order
 
 
@@ -171,6 +176,9 @@ class BackwardFacts:
     scaled: bool = False  # whether the loss was multiplied by a gradient scaler
     # Whether its operations were looked at; else ``oddities`` and each term's ``cut_off`` are not known.
     in_full: bool = True
+    # A call of the student's whose output the labels' term reads, and the labels, where ``answers`` has none.
+    labelled: tuple[CallFacts, Tensor] | None = None
+    adds_constant: bool = False  # whether a number that no network made is added to it
 
 
 @dataclass(eq=False)
@@ -226,6 +234,9 @@ class Averaging:
 
     teacher: float  # which share of its way to the student the teacher went
     student: float  # which share of its way to the teacher the student went
+    # How far the teacher's running statistics, which have stayed as they were, are from the student's, which have not:
+    # in standard deviations, the median over channels. None where they move, or there are none.
+    stale: float | None = None
 
 
 @dataclass(eq=False)
@@ -320,6 +331,33 @@ class Phase:
         """Whether a loss was computed from a teacher's output, or from that of another network that learns."""
         heard = any(backward.reads_teacher for step in self.steps for backward in step.backwards)
         return heard or any(step.pulled for step in self.steps)
+
+    @property
+    def truncated_weight(self) -> str:
+        """Where the teacher's terms have weight 0 in all watched steps, what cuts it to a whole number; else empty."""
+        terms = [term for step in self.steps for backward in step.backwards for term in backward.terms if term.teacher]
+        if not terms or any(term.weight for term in terms):
+            return ""
+        return next((term.truncated for term in terms if term.truncated), "")
+
+    @property
+    def untrained_copy(self) -> Network | None:
+        """A teacher from the first step on that is the student as it was drawn, and that has not moved since."""
+        heard = [call for step in self.steps for call in step.calls if call.reaches_loss and call.network.fresh]
+        shapes = {call.network.shape for call in heard if call.role == "student" and call.held}
+        teachers = [call for call in heard if call.role == "teacher" and not call.held and call.network.shape in shapes]
+        same = len({(call.network, call.version) for call in teachers}) == 1 and teachers[0] in self.steps[0].calls
+        return teachers[0].network if same and not any(call.live for call in teachers) else None
+
+    @property
+    def awaits(self) -> bool:
+        """Whether what the watched steps lack may still come: a weight above 0, or the first turn of an average."""
+        return bool(self.truncated_weight) or self.untrained_copy is not None
+
+    @property
+    def is_seen_to_its_end(self) -> bool:
+        """Whether it is over, and steps were watched to near its end."""
+        return self.finished and bool(self.steps) and self.steps[-1].number >= 0.8 * (self.made - 1)
 
     @property
     def planned(self) -> tuple[int, float] | None:

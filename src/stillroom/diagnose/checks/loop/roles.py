@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from statistics import median
 
+import torch
+
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.loop.context import LoopContext, most_common
 from stillroom.diagnose.checks.loop.record import CallFacts, Network, Step, Term
@@ -14,6 +16,9 @@ from stillroom.diagnose.checks.loss.words import textbook_kl
 from stillroom.schema.diagnosis import Remedy, Verdict
 
 FROZEN = Limits(0.02, 0.1, "Layers are frozen where they were trained before.")
+STALE = Limits(
+    0.05, 0.2, "Standard deviations of a channel, after a dozen steps; those of a trained one stay within 0.05."
+)
 Calls = Sequence[tuple[Step, CallFacts]]
 OPTIMIZER_LINE = "optimizer = Optimizer(student.parameters(), lr=…)"
 FOREIGN = Limits(0.1, 0.5, "At a half of the squared norm, the student's clipped gradient is 30% smaller than meant.")
@@ -27,21 +32,81 @@ def _place(calls: Calls) -> str | None:
     return most_common([call.place for _, call in calls])
 
 
+def _stored_awake(context: LoopContext) -> CheckResult | None:
+    """Stored answers that a network gave once to each training image, with dropout or batch norm as in training."""
+    if not any(each.stored for _, each in context.answers):
+        return None
+    origins = {network for _, each in context.answers for network in each.teacher_origin} or set(context.candidates)
+    modules = {id(each.module()) for each in origins if each.module() is not None}
+    labels = {each.label for each in origins}
+    seen = {one for step in context.steps for call in step.calls if call.role == "student" for one in call.prints}
+    asked = [
+        one
+        for one in context.asked
+        if one.phases <= context.phase.number + 1
+        and len(seen & one.prints) >= 0.5 * len(seen)
+        and (id(one.network.module()) in modules or one.network.label in labels)
+    ]
+    awake = [one for one in asked if one.live and one.rows <= 1.5 * len(one.prints)]
+    if not seen or not awake or len(awake) < len(asked):
+        return None
+    acting = sorted(awake[0].live)
+    return CheckResult(
+        "problem",
+        f"The teacher {awake[0].network.shown} was run with its {' and '.join(acting)} in training mode where its "
+        f"stored answers were made, to {awake[0].rows} rows.",
+        {"acting": acting, "rows": awake[0].rows, "teacher": awake[0].network.label},
+        Remedy("Call .eval() on the teacher before its answers are stored.", code="teacher.eval()"),
+        location=awake[0].place,
+    )
+
+
+def _stale_statistics(context: LoopContext, calls: Calls) -> CheckResult | None:
+    """A moving average of the student's parameters whose running statistics stay as they were."""
+    moved = [each for each in (step.averaging for step in context.steps) if each is not None and each.teacher > 0]
+    asleep = [(step, call) for step, call in calls if "batch norm" in call.still and not call.live]
+    if len(moved) < 6 or moved[-1].stale is None or not asleep:
+        return None
+    far, network = moved[-1].stale, asleep[0][1].network
+    verdict = STALE.at_least(far)
+    if verdict == "ok":
+        return None
+    return CheckResult(
+        verdict,
+        f"The teacher {network.shown} is a moving average of the student's parameters, and answers in evaluation mode "
+        f"with batch-norm statistics that are not updated: they are {far:.1f} standard deviations from the student's.",
+        {"deviations": far, "steps": len(moved), "teacher": network.label},
+        Remedy(
+            "Copy the buffers, too.",
+            code="for mean, now in zip(teacher.buffers(), student.buffers()):\n    mean.copy_(now)",
+        ),
+        location=_place(asleep),
+    )
+
+
 @check(
-    threshold="Nothing in the teacher acts as in training while it answers.",
+    threshold="Nothing in the teacher acts as in training while it answers, or did when its answers were stored; the "
+    "batch-norm statistics of a moving average are updated with its parameters.",
+    limits=(STALE,),
     source="Dropout and batch statistics make the teacher's answer to one image another each time; running statistics "
-    "move away from those it was trained with.",
+    "move away from those it was trained with. Buffers are no parameters: an average of these leaves them behind.",
     problem="The teacher is in training mode",
     title="Mode of the teacher",
 )
 def teacher_mode(context: LoopContext) -> CheckResult:
     teachers = set(context.teachers)
     calls = [(step, call) for step, call in context.calls("teacher") if call.network in teachers]
+    stored = _stored_awake(context) if not calls else None
+    if stored is not None:
+        return stored
     if not calls:
         raise Skip("No teacher was run in the watched steps; its answers are stored, or it is the student itself.")
     live = [(step, call) for step, call in calls if call.live]
     if not context.students and any(call.gradient and not call.frozen for _, call in live):
         raise Skip("The network that gets the gradient is held by no optimizer: it is a student that does not learn.")
+    stale = _stale_statistics(context, calls)
+    if stale is not None:
+        return stale
     if not live:
         return CheckResult("ok", "Nothing in the teacher acted as in training.", {"calls": len(calls)})
     acting = sorted({each for _, call in live for each in call.live})
@@ -354,8 +419,50 @@ def _overwritten_teacher(context: LoopContext) -> CheckResult | None:
     )
 
 
+def _own_answer(context: LoopContext) -> CheckResult | None:
+    """The teacher's answer is the student's own: both names are one network, or its copy is renewed in every step."""
+    pairs = [(each, each.teacher) for _, each in context.answers if each.teacher is not None]
+    alike = [
+        each for each, teacher in pairs if each.student.shape == teacher.shape and torch.allclose(each.student, teacher)
+    ]
+    if len(pairs) < 5 or len(alike) < len(pairs) or all(step.update == 0 for step in context.steps):
+        return None
+    return CheckResult(
+        "problem",
+        f"The teacher's answer is the student's own in all {len(pairs)} watched steps: there is nothing to learn "
+        "from it.",
+        {"steps": len(pairs)},
+        Remedy("Keep a teacher of its own.", code="teacher = copy.deepcopy(student).eval().requires_grad_(False)"),
+        location=most_common([each.place for each in alike]),
+    )
+
+
+def _without_weight(context: LoopContext, terms: Sequence[Term], heard: int) -> CheckResult:
+    """The teacher's term has weight 0, by choice or as a whole number is made of its weight."""
+    phase, place = context.phase, most_common([term.place for term in terms])
+    cut = phase.truncated_weight
+    if cut and phase.is_seen_to_its_end:
+        return CheckResult(
+            "problem",
+            f"The teacher's term has weight 0 from the first of {phase.made} steps to the last: `{cut}` is a whole "
+            "number.",
+            {"steps": phase.made, "expression": cut},
+            Remedy("Divide by `/`, and do not round.", code=cut.replace("//", "/") if "//" in cut else None),
+            location=place,
+        )
+    why = f": `{cut}` is a whole number" if cut else ""
+    return CheckResult(
+        "warning",
+        f"The teacher's term has weight 0 in all {heard} watched steps{why}.",
+        {"steps": heard},
+        Remedy("Give the teacher's term a weight above 0."),
+        location=place,
+    )
+
+
 @check(
-    threshold="The teacher's answer reaches a loss that goes backward, with a weight that is not 0.",
+    threshold="The teacher's answer reaches a loss that goes backward, with a weight that is not 0; it is compared "
+    "with the student's, and is another one.",
     source="A key that is dropped on the way, a term that is not added, or the student's own logits in the teacher's "
     "place leave a student trained on labels alone, without a message.",
     problem="The teacher has no effect",
@@ -370,16 +477,25 @@ def teacher_unused(context: LoopContext) -> CheckResult:
         overwritten = _overwritten_teacher(context)
         if overwritten is not None:
             return overwritten
+        own = _own_answer(context)
+        if own is not None:
+            return own
         terms = [term for step in heard for backward in step.backwards for term in backward.terms if term.teacher]
         if terms and all(term.weight == 0 for term in terms):
+            return _without_weight(context, terms, len(heard))
+        learns = any(term.student for step in heard for backward in step.backwards for term in backward.terms)
+        if terms and learns and not any(term.reads_student for term in terms):
             return CheckResult(
-                "warning",
-                f"The teacher's term has weight 0 in all {len(heard)} watched steps.",
+                "problem",
+                f"The teacher's term is a constant in {_of(len(heard), len(steps))}: it is computed from the teacher's "
+                "answer alone, and not from the student's.",
                 {"steps": len(heard)},
-                Remedy("Give the teacher's term a weight above 0."),
+                Remedy("Compare the student's logits with the teacher's.", code=textbook_kl()),
                 location=most_common([term.place for term in terms]),
             )
         return CheckResult("ok", f"The teacher's answer reaches the loss in {_of(len(heard), len(steps))}.")
+    if not any(term.student for step in steps for backward in step.backwards for term in backward.terms):
+        raise Skip("No loss gives a gradient to a network that an optimizer holds: see student_no_gradient.")
     silent = context.silent_teachers
     if silent:
         network, calls = silent
@@ -440,7 +556,8 @@ def labels_unused(context: LoopContext) -> CheckResult:
                 Remedy("Give the labels' term the student's logits as they are."),
                 location=most_common([term.place for _, term in of_labels]),
             )
-        return CheckResult("ok", "A term of the labels reaches backward().")
+        constant = _labels_of_teacher(context) if not own else None
+        return constant or CheckResult("ok", "A term of the labels reaches backward().")
     found = [each for step in steps for each in step.lost_terms if not each.teacher]
     described = [step for step in steps if step.in_full]
     often = sum(any(not each.teacher for each in step.lost_terms) for step in described) >= 0.8 * len(described)
@@ -456,6 +573,31 @@ def labels_unused(context: LoopContext) -> CheckResult:
         {"steps": len(steps), "weighted": bool(weighted)},
         Remedy("Add it to the loss.", code="loss = loss + weight * term"),
         location=worst.place,
+    )
+
+
+def _labels_of_teacher(context: LoopContext) -> CheckResult | None:
+    """The labels' share of the loss, one minus the teacher's, multiplies a constant: the teacher's own loss."""
+    found = []
+    for _, backward in context.backwards:
+        shares = {factor for term in backward.terms if term.teacher and term.student for factor in term.factors}
+        found += [
+            term
+            for term in backward.terms
+            if term.labels
+            and term.teacher
+            and not term.reads_student
+            and any(abs(1 - each - other) < 1e-6 for each in term.factors for other in shares)
+        ]
+    if len(found) < 0.5 * len(context.backwards) or not found:
+        return None
+    return CheckResult(
+        "problem",
+        f"{found[0].function} of the labels is computed from the teacher's answer: it is a constant, and no loss of "
+        "the student's reads the labels.",
+        {"losses": len(found)},
+        Remedy("Give it the student's logits.", code="F.cross_entropy(student_logits, labels)"),
+        location=most_common([term.place for term in found]),
     )
 
 
@@ -551,3 +693,17 @@ def student_no_gradient(context: LoopContext) -> CheckResult:
     if not count:
         raise Skip("No term compares student and teacher.")
     return CheckResult("ok", "The term between teacher and student gives the student a gradient.")
+
+
+def missing_backward(idle: Sequence[str | None]) -> CheckResult | None:
+    """Optimizers that make steps without a gradient, as ``loss.backward`` is named and not called."""
+    if len(idle) < 5:
+        return None
+    return CheckResult(
+        "problem",
+        f"optimizer.step() was called {len(idle)} times without a backward() before it: its parameters have no "
+        "gradient, and stay as they are.",
+        {"steps": len(idle)},
+        Remedy("Call backward() before every step.", code="loss.backward()"),
+        location=most_common(idle),
+    )

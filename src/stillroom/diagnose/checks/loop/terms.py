@@ -30,6 +30,8 @@ from stillroom.schema.diagnosis import Remedy, Verdict
 SCALES = (0.5, 1.0, 3.0, 8.0)
 # Draws at each scale, and rows of each draw that are fitted.
 DRAWS, ROWS = 2, 8
+# Of the draws those of the two smaller scales: an epsilon of 1e-8 changes next to nothing there.
+MILD = 4
 # Logits of a batch that are drawn at the most; steps of a phase that are identified.
 MOST_LOGITS, MOST_STEPS = 4_000_000, 3
 # One term's weighted value above this many times the labels' leaves nothing of them where it is a sum over features.
@@ -125,7 +127,8 @@ def _division(factors: Sequence[float], divisors: Mapping[int, tuple[str, ...]])
 
 def _name_labels(term: Term, divisors: Mapping[int, tuple[str, ...]], sizes: dict[str, int]) -> NamedTerm:
     """A term of labels: a mean, or a sum, with what it is not divided by."""
-    coefficient = term.weight * max(term.rows, 1.0)
+    # Of a loss by hand the sign is that of the logarithm that is summed.
+    coefficient = abs(term.weight) * max(term.rows, 1.0)
     over = _division(term.factors, divisors)[1] if term.rows else ("batch", "length")
     left = [name for name in ("batch", "length") if name not in over and sizes[name] > 1]
     factor = float(math.prod(sizes[name] for name in left))
@@ -210,7 +213,7 @@ def _name_term(
         if reductions is None:
             continue
         # A sum that the loop divides by its number of rows is a mean: the two are one reduction.
-        factors, weight = list(one.factors), abs(one.weight)
+        factors, weight = [abs(each) for each in one.factors], abs(one.weight)
         division, over = _division(factors, divisors)
         if over and ("batch", 1) in reductions:
             reductions = [each for each in reductions if each[1] < 1 or each[0] not in over]
@@ -291,6 +294,15 @@ def _samples(answers: Answers, function: Callable[..., Tensor]) -> list[Gradient
     return found
 
 
+def _fit(samples: Sequence[GradientSample]) -> LossFit:
+    """The terms that explain the gradient; of mild logits alone, where a clamp or an epsilon acts on others."""
+    fit = fit_terms(samples)
+    if fit.is_known:
+        return fit
+    mild = fit_terms(samples[:MILD])
+    return mild if mild.is_known else fit
+
+
 def _of_teacher(answers: Answers) -> Callable[..., Tensor]:
     """The part of a loss that compares student and teacher."""
 
@@ -332,17 +344,19 @@ def identify(context: LoopContext) -> list[StepFit]:
             # What compares both stands by itself: it is identified alone, and its weight is known.
             one = answers.teacher_terms[0]
             samples = _samples(answers, one.function)
-            fit = fit_terms(samples) if not found else refit(found[0].fit, samples)
+            fit = _fit(samples) if not found else refit(found[0].fit, samples)
+            if not fit.is_known and found and found[0].fit.is_known:
+                fit = refit(found[0].fit, samples[:MILD])
             if fit.is_known and len(fit.terms) == 1:
                 others = sum(
-                    each.weight / (_division(each.factors, divisors)[0] if each.rows else 1) for each in labels
+                    abs(each.weight) / (_division(each.factors, divisors)[0] if each.rows else 1) for each in labels
                 )
                 teacher = _name_term(one, fit.terms[0], sizes, divisors, others if labels else None)
                 of_labels = [_name_labels(each, divisors, sizes) for each in labels]
                 found.append(StepFit(answers, fit, (*of_labels, teacher), bool(labels)))
                 continue
         samples = _samples(answers, answers.loss)
-        fit = fit_terms(samples) if not found else refit(found[0].fit, samples)
+        fit = _fit(samples) if not found else refit(found[0].fit, samples)
         named = name_terms(fit, sizes) if fit.is_known else ()
         found.append(StepFit(answers, fit, named, bool(labels) or len(named) > 1))
         if not fit.is_known:
@@ -693,6 +707,11 @@ def descent_agreement(answers: Answers) -> float | None:
     # Of some classes alone, as those of an older task, the decision among them.
     columns = (change.movedim(dim, -1).flatten(0, -2).amax(0) > 0).nonzero().flatten()
     student, teacher = (each.index_select(dim, columns) for each in (student, drawn[1]))
+    # Of a network that has learnt nothing yet the decision is one of many.
+    first, second = teacher.softmax(dim).topk(2, dim).values.unbind(dim)
+    moved &= first - second > 0.02
+    if int(moved.sum()) < 4:
+        return None
     return float((student.argmax(dim) == teacher.argmax(dim))[moved].float().mean())
 
 
@@ -741,6 +760,8 @@ def loss_minimum(context: LoopContext) -> CheckResult:
         return CheckResult("ok", f"The loss is {formula(known[0].named)}.")
     if fits[0].answers.reordered:
         raise Skip("The loss picks or mixes rows of the teacher's answers.")
+    if not fits[0].answers.of_classes:
+        raise Skip("The loss compares features: they have no decision.")
     agreement = descent_agreement(fits[0].answers)
     if agreement is None:
         raise Skip("The loss compares rows with each other.")

@@ -6,10 +6,12 @@ from collections import Counter
 from statistics import median
 
 import torch
+from torch import Tensor
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.loop.context import LoopContext, most_common
 from stillroom.diagnose.checks.loop.record import Answers, BackwardFacts
+from stillroom.diagnose.checks.loop.terms import read_labels
 from stillroom.diagnose.checks.loss.words import textbook_kl
 from stillroom.schema.diagnosis import Remedy, Verdict
 
@@ -29,6 +31,10 @@ _WORDS = {
     "nll_of_logits": (
         "takes logits where log-probabilities are due",
         "Give it log_softmax of the logits, or use F.cross_entropy.",
+    ),
+    "probabilities_against_logits": (
+        "compares probabilities with the other network's logits",
+        "Give it logits of both, or probabilities of both.",
     ),
     "kl_div_input_probabilities": (
         "takes probabilities as its first argument, where log-probabilities are due",
@@ -57,6 +63,8 @@ def _line(kind: str) -> str:
     """What to write where a function was given something that it is not made for."""
     if kind.startswith("kl_div"):
         return textbook_kl()
+    if kind == "probabilities_against_logits":
+        return "F.mse_loss(student_logits, teacher_logits)"
     if kind.startswith("softmax"):
         return "logits = model(x)  # of a model without a softmax at its end"
     return "F.cross_entropy(logits, labels)"
@@ -93,35 +101,58 @@ def probabilities_for_logits(context: LoopContext) -> CheckResult:
     )
 
 
+# By what was seen: the sentence, the remedy, the line.
+_ROWS = {
+    "rows_mixed": (
+        "{} broadcasts its two sides ([B] and [B, 1], or [B, K] and [B, 1, K]) to [B, B, …]: each row meets those of "
+        "all other images.",
+        "Give both the same shape.",
+        "column = column.squeeze(1)",
+    ),
+    "one_row": (
+        "{} compares all rows of one network with one row of the other's: an index picks the first image's answer.",
+        "Take all rows: [0] of a tensor is its first row, of a tuple its first output.",
+        "teacher_logits = teacher(x)  # without [0]",
+    ),
+    "softmax_over_the_batch": (
+        "{} of logits runs over dimension 0, the batch.",
+        "Let it run over the classes.",
+        "F.softmax(logits, dim=-1)",
+    ),
+    "softmax_over_positions": (
+        "{} of [B, L, K] logits runs over the positions, not over the classes.",
+        "Let it run over the classes.",
+        "F.log_softmax(logits, dim=-1)",
+    ),
+    "classes_scrambled": (
+        "{} runs over rows that a view made of [B, K, H, W] logits: each holds neighbouring pixels, not the classes.",
+        "Move the classes to the end before the view.",
+        "logits.permute(0, 2, 3, 1).reshape(-1, logits.shape[1])",
+    ),
+}
+
+
 @check(
-    threshold="Softmax runs over the classes.",
-    source="A softmax over the batch compares images with each other, not classes.",
-    problem="A softmax over the batch",
-    title="Dimension of the softmax",
+    threshold="Softmax runs over the classes, and each row is compared with its own.",
+    source="A softmax over the batch compares images with each other, not classes; so does a broadcast.",
+    problem="Rows are not compared one by one",
+    title="Rows and classes",
 )
 def batch_split(context: LoopContext) -> CheckResult:
-    odd = [each for _, backward in context.described for each in backward.oddities]
-    found, mixed = ([each for each in odd if each.kind == kind] for kind in ("softmax_over_the_batch", "rows_mixed"))
     losses = len(context.described)
     if not losses:
         raise Skip("No loss was seen.")
-    if len(mixed) >= 0.5 * losses:
-        return CheckResult(
-            "problem",
-            f"{mixed[0].function} of [B] and [B, 1] gives [B, B]: each row meets those of all other images.",
-            {"losses": len(mixed)},
-            Remedy("Give both the same shape.", code="column = column.squeeze(1)"),
-            location=most_common([each.place for each in mixed]),
-        )
-    if len(found) < 0.5 * losses:
-        return CheckResult("ok", "Softmaxes run over the classes.")
-    return CheckResult(
-        "problem",
-        f"{found[0].function} of [B, K] logits runs over dimension 0, the batch.",
-        {"losses": len(found)},
-        Remedy("Let it run over the classes.", code="F.softmax(logits, dim=-1)"),
-        location=most_common([each.place for each in found]),
-    )
+    for kind, (summary, remedy, code) in _ROWS.items():
+        found = [each for _, backward in context.described for each in backward.oddities if each.kind == kind]
+        if len(found) >= 0.5 * losses:
+            return CheckResult(
+                "problem",
+                summary.format(found[0].function),
+                {"kind": kind, "losses": len(found)},
+                Remedy(remedy, code=code),
+                location=most_common([each.place for each in found]),
+            )
+    return CheckResult("ok", "Softmaxes run over the classes, and rows are compared one by one.")
 
 
 STUCK = Limits(0.2, 0.4, "Share of 16-bit weights that a step does not move: bfloat16 tells 1 from 1.004, no less.")
@@ -265,7 +296,11 @@ def ignored_rows(context: LoopContext) -> CheckResult:
     places: list[str | None] = []
     padded = False
     for _, answers in context.answers:
-        if answers.ignored is None or answers.loss is None or len(shares) >= 3:
+        if answers.loss is None or len(shares) >= 3:
+            continue
+        if answers.ignored is None and answers.labels is None and len(answers.shape) == 3 and answers.teacher_terms:
+            answers.ignored = _unlabelled_positions(answers)
+        if answers.ignored is None:
             continue
         shares.append(_ignored_share(answers))
         places.append(answers.place)
@@ -285,6 +320,18 @@ def ignored_rows(context: LoopContext) -> CheckResult:
         Remedy("Leave the same rows out of both terms.", code="kl[labels != -100].mean()"),
         location=most_common(places),
     )
+
+
+def _unlabelled_positions(answers: Answers) -> Tensor | None:
+    """Positions that the labels' term leaves out, where it reads labels that were shifted; None where there are none.
+
+    The last position of a sequence, which has no next token, is left out of the labels' term rightly.
+    """
+    if answers.class_dim != 2:
+        return None
+    ignored = read_labels(answers) < 0
+    ignored[:, -1] = ignored[:, -2]
+    return ignored if bool(ignored.any()) and not bool(ignored[:, :-1].all()) else None
 
 
 def _ignored_share(answers: Answers) -> float:
@@ -312,5 +359,7 @@ def _is_padding(answers: Answers) -> bool:
     inputs = answers.student_call.inputs if answers.student_call is not None else None
     if inputs is None or inputs.shape[:2] != ignored[: len(inputs)].shape[:2]:
         return True
-    at = inputs[ignored[: len(inputs)]]
+    # Of labels that were shifted, the first position without one holds the last token.
+    both = ignored[:, 1:] & ignored[:, :-1]
+    at = inputs[:, 1:][both[: len(inputs)]]
     return not len(at) or bool((at == at[:1]).all())
