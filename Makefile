@@ -28,12 +28,12 @@ lint: install
 # The checks run beside the tests and are shown after them. Python keeps what it compiled for the processes to come.
 test: install
 	@{ $(CHECKS); } > $(VENV)/lint.log 2>&1 & lint=$$!; \
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS); tests=$$?; \
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest --workers $(WORKERS); tests=$$?; \
 	wait $$lint; linted=$$?; cat $(VENV)/lint.log; exit $$((tests ? tests : linted))
 
 # Measures how long each file of tests takes, for the order in which `make test` begins them.
 durations: install
-	STILLROOM_WRITE_DURATIONS=1 $(BIN)/pytest -n $(WORKERS)
+	STILLROOM_WRITE_DURATIONS=1 $(BIN)/pytest --workers $(WORKERS)
 
 bench: install
 	$(BIN)/python benchmarks/speed.py

@@ -51,15 +51,33 @@ DURATIONS = Path(__file__).parent / "tests" / "durations.json"
 _measured: dict[str, float] = collections.defaultdict(float)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--workers", type=int, default=0, metavar="N", help="run the tests in so many processes")
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+    if config.getoption("workers"):
         import processes
 
         processes.share()
 
 
-def pytest_unconfigure(config: pytest.Config) -> None:
-    if "processes" in sys.modules and not hasattr(config, "workerinput"):
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    count = session.config.getoption("workers")
+    if not count:
+        return None
+    import torch
+
+    import workers
+    from stillroom.models.tracing import trace
+
+    # What the first trace of a process imports is imported before there are several.
+    trace(torch.nn.Linear(1, 1), torch.zeros(2, 1))
+    return workers.run(session, count)
+
+
+def pytest_unconfigure() -> None:
+    if "processes" in sys.modules:
         sys.modules["processes"].end()
 
 
@@ -86,14 +104,15 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish() -> None:
-    if "STILLROOM_WRITE_DURATIONS" in os.environ and "PYTEST_XDIST_WORKER" not in os.environ:
+    if "STILLROOM_WRITE_DURATIONS" in os.environ:
         long = {name: round(took) for name, took in sorted(_measured.items(), key=lambda each: -each[1]) if took >= 1}
         DURATIONS.write_text(json.dumps(long, indent=1) + "\n", encoding="utf-8")
 
 
 def pytest_collection_finish() -> None:
-    gc.enable()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)  # less often than for a program that must stay small: a thirtieth of all time
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

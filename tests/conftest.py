@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from report.browser import Visits, launched
+from report.browser import Visits, browser_context
 
 if TYPE_CHECKING:  # the process that hands tests to workers reads this file, too, and needs no torch
     from torch import Tensor, nn
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
+def context() -> Iterator[Any]:
     """A Chromium for the whole session: playwright can run but one at a time in a process."""
-    with launched() as running:
+    with browser_context() as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def visit(browser: Any) -> Iterator[Visits]:
+def visit(context: Any) -> Iterator[Visits]:
     """Opens each page once for the tests of a file, which leave it as they found it."""
     with ExitStack() as stack:
-        yield Visits(browser, stack)
+        yield Visits(context, stack)
 
 
 @pytest.fixture(scope="session", autouse=True)

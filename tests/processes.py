@@ -33,7 +33,8 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
         *("stillroom.cli.app", "stillroom.run.run", "stillroom.continual.run", "scipy.cluster.hierarchy"),
-        *("stillroom.study.compare", "stillroom.study.engine.jobs", "pytest"),
+        *("stillroom.study.compare", "stillroom.study.engine.jobs", "stillroom.study.results", "pytest"),
+        *("stillroom.report.run.page", "stillroom.report.study.page", "stillroom.diagnose.diagnosis"),
     ]
 )
 _SERVER: Any = forkserver._forkserver  # type: ignore[attr-defined]
@@ -62,9 +63,10 @@ def end() -> None:
         _SERVER._stop()
 
 
-def _join() -> None:
-    """Use the one of the process that started this one."""
-    if _ADDRESS in os.environ and _SERVER._forkserver_pid is None:
+def join() -> None:
+    """Use the one of the process that started or forked this one."""
+    if _ADDRESS in os.environ:
+        _SERVER._forkserver_pid = None
         _SERVER._forkserver_address = os.environ[_ADDRESS]
         if _KEY in os.environ:
             _SERVER._forkserver_authkey = bytes.fromhex(os.environ[_KEY])
@@ -72,7 +74,7 @@ def _join() -> None:
         _SERVER.ensure_running = resource_tracker.ensure_running
 
 
-_join()
+join()
 
 
 def _started(work: Callable[..., None], *given: object) -> Any:
@@ -275,7 +277,7 @@ def _settle(begin: _Begin | _Python) -> None:
     os.environ.clear()
     os.environ.update(begin.environment)
     os.fsync = os.fstat  # type: ignore[assignment]  # as in the tests, nothing waits for the disk
-    _join()
+    join()
     fork_python(pytest.MonkeyPatch())
 
 
@@ -314,7 +316,7 @@ def _be_python(begin: _Python, streams: Sequence[Connection]) -> None:
         stream.close()
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     _settle(begin)
-    resource.setrlimit(resource.RLIMIT_FSIZE, begin.file_bytes)
+    _limit_files(begin.file_bytes)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     arguments = [*begin.arguments]
     sys.path[:0] = [path for path in begin.environment.get("PYTHONPATH", "").split(os.pathsep) if path]
@@ -332,11 +334,17 @@ def _be_python(begin: _Python, streams: Sequence[Connection]) -> None:
         runpy.run_path(arguments[0], run_name="__main__")
 
 
+def _limit_files(file_bytes: tuple[int, int]) -> None:
+    """Let no file grow beyond so many bytes; Python would keep half of a module that it compiled."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, file_bytes)
+    sys.dont_write_bytecode |= file_bytes[0] != resource.RLIM_INFINITY
+
+
 def _befall(fate: Fate) -> None:
     for number in fate.ignored:
         signal.signal(number, signal.SIG_IGN)
     if fate.file_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (fate.file_bytes, fate.file_bytes))
+        _limit_files((fate.file_bytes, fate.file_bytes))
     real = os.replace
 
     def replace(*given: object) -> None:

@@ -90,7 +90,7 @@ def literals(parsed: Any) -> set[str]:
         if str(kind) == "LITERAL":
             run += chr(given)
             continue
-        found = [{run}] if run.split()[:1] not in ([], ["class"], ["def"], ["import"]) else []
+        found = [{run}] if run.split() not in ([], ["class"], ["def"], ["import"]) else []
         run = ""
         if str(kind) == "SUBPATTERN":
             found.append(literals(given[-1]))
@@ -107,6 +107,13 @@ def test_a_match_has_one_of_the_literals() -> None:
     parse = re._parser.parse  # type: ignore[attr-defined]
     assert literals(parse(r"\bstranger(?:s?)\b")) == {"stranger"}
     assert literals(parse(as_type("Shape", "Mark"))) == {"Shape", "Mark"}
+    assert literals(parse(r"\badopt\(|def adopt|" + as_type("Child"))) == {
+        "adopt(",
+        "def adopt",
+        "class Child",
+        "Child(",
+        "Child",
+    }
     assert literals(parse(r"[Tt]utor(?!ial)|\.go")) == {"utor", ".go"}
     assert literals(parse(r"\w+|told")) == set()
 

@@ -71,8 +71,12 @@ def generator(seed: int, purpose: Purpose, *counters: int) -> torch.Generator:
 def seed_rng(seed: int, purpose: Purpose, *counters: int) -> Iterator[None]:
     """Run a block with torch's global generators seeded at one point of a stream; their state is restored after it."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    start = derive_seed(seed, purpose, *counters)
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(derive_seed(seed, purpose, *counters))
+        # Not ``torch.manual_seed``, which takes milliseconds to seed devices of every kind.
+        torch.default_generator.manual_seed(start)
+        if devices:
+            torch.cuda.manual_seed_all(start)
         yield
 
 

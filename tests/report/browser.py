@@ -33,15 +33,24 @@ def find_chromium() -> str | None:
 
 
 @contextmanager
-def launched() -> Iterator[Any]:
-    """A running Chromium, or the test is skipped with the reason."""
+def browser_context() -> Iterator[Any]:
+    """A context of a running Chromium, for a phone in the dark, or the test is skipped with the reason."""
     executable = find_chromium()
     if executable is None:
         pytest.skip(f"no Chromium on this machine (looked for {', '.join(EXECUTABLES)})")
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=list(ARGUMENTS))
-        yield browser
+        context = browser.new_context(
+            viewport={"width": 390, "height": 900},
+            color_scheme="dark",
+            reduced_motion="reduce",  # a page that glides moves away from under the pointer
+            accept_downloads=True,
+        )
+        context.set_default_timeout(120_000)  # ms: a busy machine draws slowly
+        # Pages of files share a process as long as one of them is open; it compiles plotly once for all.
+        context.new_page().goto(Path(__file__).parent.as_uri())
+        yield context
         browser.close()
 
 
@@ -137,71 +146,44 @@ def assert_accessible(page: Any, within: str) -> None:
     assert not found, "\n".join(each[:300] for each in found[:20])
 
 
-@contextmanager
-def opened(browser: Any, path: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> Iterator[Watched]:
-    """Open a file in a fresh context and watch it.
-
-    Args:
-        browser: a browser of playwright.
-        path: the HTML file.
-        width: of the window, in CSS pixels.
-        height: of the window, in CSS pixels.
-        dark: whether the reader prefers a dark theme.
-    """
-    context = _new_context(browser, width, height, dark)
-    try:
-        yield _watch(context.new_page(), path, width, dark)
-    finally:
-        context.close()
-
-
-def _new_context(browser: Any, width: int, height: int, dark: bool) -> Any:
-    context = browser.new_context(
-        viewport={"width": width, "height": height},
-        color_scheme="dark" if dark else "light",
-        reduced_motion="reduce",  # a page that glides moves away from under the pointer
-        accept_downloads=True,
-    )
-    context.set_default_timeout(120_000)  # ms: a busy machine draws slowly
-    return context
-
-
-def _watch(page: Any, path: Path, width: int, dark: bool) -> Watched:
-    watched = Watched(page, path.resolve().as_uri(), width, dark)
-    # Everything the console says counts: warnings are how a browser tells of a policy that was broken.
-    page.on("console", lambda message: watched.console.append(f"{message.type}: {message.text}"))
-    page.on("pageerror", lambda error: watched.errors.append(str(error)))
-    page.on("request", lambda request: watched.requests.append(request.url))
-
-    def dismiss(dialog: Any) -> None:
-        watched.dialogs.append(dialog.message)
-        dialog.dismiss()
-
-    page.on("dialog", dismiss)
-    page.goto(watched.address)
-    return watched
-
-
 class Visits:
     """Pages that are opened once, on a phone in the dark, for several tests: each takes seconds to read and to draw.
 
-    They share a context, and with it a process, which compiles plotly once for all of them.
-
     Args:
-        browser: a browser of playwright.
+        context: a context of playwright.
         stack: closes them.
     """
 
-    def __init__(self, browser: Any, stack: ExitStack) -> None:
-        self._context = _new_context(browser, 390, 900, dark=True)
-        stack.callback(self._context.close)
+    def __init__(self, context: Any, stack: ExitStack) -> None:
+        self._context = context
+        self._stack = stack
         self._open: dict[Path, Watched] = {}
 
     def __call__(self, path: Path) -> Watched:
         """The page of an HTML file as the last test left it."""
         if path not in self._open:
-            self._open[path] = _watch(self._context.new_page(), path, 390, dark=True)
+            self._open[path] = self._stack.enter_context(self.anew(path, width=390, dark=True))
         return self._open[path]
+
+    @contextmanager
+    def anew(self, path: Path, *, width: int = 1280, dark: bool = False) -> Iterator[Watched]:
+        """The page of an HTML file as a reader finds it, in a window of this many CSS pixels."""
+        page = self._context.new_page()
+        watched = Watched(page, path.resolve().as_uri(), 390, dark=True)
+        # Everything the console says counts: warnings are how a browser tells of a policy that was broken.
+        page.on("console", lambda message: watched.console.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: watched.errors.append(str(error)))
+        page.on("request", lambda request: watched.requests.append(request.url))
+
+        def dismiss(dialog: Any) -> None:
+            watched.dialogs.append(dialog.message)
+            dialog.dismiss()
+
+        page.on("dialog", dismiss)
+        watched.turn_to(width=width, dark=dark)
+        page.goto(watched.address)
+        yield watched
+        page.close()
 
     def on_desk(self, path: Path, *, dark: bool = False) -> Watched:
         """The same in a wide window."""

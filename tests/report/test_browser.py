@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from report.browser import Visits, Watched, check_page, opened
+from report.browser import Visits, Watched, check_page
 from report.folders import EVIL
 
 pytestmark = pytest.mark.browser
@@ -143,8 +142,8 @@ def test_no_button_sends_a_plot_away(taught: Watched) -> None:
     assert set(titles) == {"Save as a PNG", "Zoom", "Pan", "Reset axes"}
 
 
-def test_printing_draws_every_plot_and_leaves_the_theme_as_it_was(browser: Any, pages: dict[str, Path]) -> None:
-    with opened(browser, pages["labels"], dark=True) as watched:
+def test_printing_draws_every_plot_and_leaves_the_theme_as_it_was(visit: Visits, pages: dict[str, Path]) -> None:
+    with visit.anew(pages["labels"], dark=True) as watched:
         assert len(watched.page.pdf()) > 100_000
         assert watched.page.locator(".js-plotly-plot").count() == watched.page.locator("[data-plot]").count()
         assert watched.page.evaluate("document.documentElement.dataset.theme") is None

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from report.browser import Visits, check_page, opened
+from report.browser import Visits, check_page
 from report.explanations import FakeExplanation, write_fake_explanation
 from report.folders import EVIL
 from report.parsed import Parsed
@@ -361,17 +361,17 @@ def test_damage_is_reported_in_one_line(tmp_path: Path, damage: Callable[[Path],
 
 
 @pytest.mark.browser
-def test_a_page_is_quiet_asks_for_nothing_and_fits(browser: Any, visit: Visits, folders: dict[str, Path]) -> None:
+def test_a_page_is_quiet_asks_for_nothing_and_fits(visit: Visits, folders: dict[str, Path]) -> None:
     check_page(visit(folders["evil"] / "explain.html"), accessible="body")
-    with opened(browser, folders["alone"] / "explain.html", width=420) as watched:
+    with visit.anew(folders["alone"] / "explain.html", width=420) as watched:
         watched.page.wait_for_function("() => document.querySelector('[data-found=distilled]').title !== ''")
         watched.assert_fits()
         watched.assert_quiet()
 
 
 @pytest.mark.browser
-def test_the_slider_moves_the_maps_and_nothing_leaves_the_page(browser: Any, folders: dict[str, Path]) -> None:
-    with opened(browser, folders["usual"] / "explain.html") as watched:
+def test_the_slider_moves_the_maps_and_nothing_leaves_the_page(visit: Visits, folders: dict[str, Path]) -> None:
+    with visit.anew(folders["usual"] / "explain.html") as watched:
         page = watched.page
         label = page.locator("#when-text")
         page.wait_for_function("() => document.querySelector('[data-found=distilled]').title !== ''")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from report.browser import Visits, Watched, check_page, opened
+from report.browser import Visits, Watched, check_page
 
 pytestmark = pytest.mark.browser
 # "usual" is "unequal" without its notices.
@@ -93,17 +93,17 @@ def test_a_row_unfolds_to_its_runs_and_leads_to_them(visit: Visits, studies: dic
 
 
 def test_the_page_of_a_run_reads_plotly_from_the_study_alone(
-    browser: Any, studies: dict[str, Path], tmp_path: Path
+    visit: Visits, studies: dict[str, Path], tmp_path: Path
 ) -> None:
     study = studies["usual"]
-    with opened(browser, study / "runs/cifar100/kl/seed-0/report.html") as watched:
+    with visit.anew(study / "runs/cifar100/kl/seed-0/report.html") as watched:
         watched.scroll_through()
         assert watched.errors == []
         assert watched.console == []
         assert watched.outside == [(study / "plotly.js").resolve().as_uri()]
     alone = tmp_path / "a" / "b" / "c" / "d"
     shutil.copytree(study / "runs/cifar100/kl/seed-0", alone)
-    with opened(browser, alone / "report.html") as watched:
+    with visit.anew(alone / "report.html") as watched:
         watched.page.locator("#plot-top1").scroll_into_view_if_needed()
         watched.page.locator("#plot-top1", has_text="plotly.js").wait_for()
         assert watched.errors == []
@@ -180,8 +180,8 @@ def test_the_theme_turns_drawings_too(four: Watched) -> None:
     assert four.page.evaluate(look) != light
 
 
-def test_without_scripts_all_is_there(browser: Any, studies: dict[str, Path]) -> None:
-    context = browser.new_context(java_script_enabled=False)
+def test_without_scripts_all_is_there(context: Any, studies: dict[str, Path]) -> None:
+    context = context.browser.new_context(java_script_enabled=False)
     try:
         page = context.new_page()
         page.goto((studies["four"] / "report.html").resolve().as_uri())

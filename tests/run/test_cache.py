@@ -73,6 +73,7 @@ def test_cache_on_is_cache_off(recipe: Make, tmp_path: Path, dtype: str, augment
     assert summaries[0]["teachers"] == summaries[1]["teachers"]
 
 
+@pytest.mark.usefixtures("perceptrons")
 def test_it_is_built_once_for_all_runs_and_a_longer_list_of_views_finds_the_shorter(
     recipe: Make, tmp_path: Path
 ) -> None:
@@ -103,6 +104,7 @@ def test_it_is_built_once_for_all_runs_and_a_longer_list_of_views_finds_the_shor
         (["losses=[{name: cross_entropy}]", "training.epochs=1"], True),
     ],
 )
+@pytest.mark.usefixtures("perceptrons")
 def test_auto_keeps_answers_where_that_costs_no_pass(
     recipe: Make, tmp_path: Path, options: list[str], expected: bool
 ) -> None:
@@ -111,6 +113,7 @@ def test_auto_keeps_answers_where_that_costs_no_pass(
     assert written["cache"]["enabled"] is expected
 
 
+@pytest.mark.usefixtures("perceptrons")
 def test_it_lies_where_the_variable_says_and_is_listed_and_removed(
     recipe: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,6 +180,7 @@ def make_stale(folder: Path) -> None:
     ],
     ids=["damaged", "truncated", "foreign", "stale"],
 )
+@pytest.mark.usefixtures("perceptrons")
 def test_a_cache_that_is_not_this_runs_own_is_refused_by_name(
     recipe: Make, tmp_path: Path, empty_cache: Path, harm: Callable[[Path], None], message: list[str]
 ) -> None:
@@ -202,6 +206,7 @@ def test_a_cache_that_is_not_this_runs_own_is_refused_by_name(
         ([ON, "cache.max_gb=0.000001"], "cache.max_gb: got 1e-06; expected room for 2.4 kB"),
     ],
 )
+@pytest.mark.usefixtures("perceptrons")
 def test_what_cannot_be_kept_is_refused(recipe: Make, tmp_path: Path, options: list[str], message: str) -> None:
     with pytest.raises(BadInput, match=message.replace(".", r"\.")):
         execute(recipe(*SEEN, *options), tmp_path / "run")
@@ -209,6 +214,7 @@ def test_what_cannot_be_kept_is_refused(recipe: Make, tmp_path: Path, options: l
     execute(recipe("cache.max_gb=1", OFF), tmp_path / "run")
 
 
+@pytest.mark.usefixtures("perceptrons")
 def test_top_k_keeps_less_and_teaches_nearly_the_same(recipe: Make, tmp_path: Path, empty_cache: Path) -> None:
     execute(recipe(*SEEN, ON), tmp_path / "all")
     execute(recipe(*SEEN, ON, "cache.top_k=8"), tmp_path / "some")
@@ -373,6 +379,7 @@ def workplace(content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     content["data"] |= {"train_limit": None, "augmentation": {"pad_crop": 1, "views": 4}}
     content["training"]["epochs"] = 4
+    content["student"] = {"name": "mlp", "options": {"hidden": [8]}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
     return tmp_path
 

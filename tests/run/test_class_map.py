@@ -141,6 +141,7 @@ def test_a_loss_that_sets_labels_against_a_teacher_without_them_is_refused(tmp_p
         )  # fmt: skip
 
 
+@pytest.mark.usefixtures("perceptrons")
 def test_a_recipe_of_other_classes_is_cached_resumed_and_diagnosed(
     content: dict[str, Any], tmp_path: Path, capsys: Any
 ) -> None:

@@ -102,13 +102,14 @@ def test_another_seed_makes_another_run(recipe: Make, once: Once, tmp_path: Path
         ("data.augmentation.views=1", {"views"}),
         ("training.epochs=1", {"budget", "order", "views"}),
         ("data.batch_size=50", {"budget"}),
-        ("student.options.width=3", {"init"}),
+        ("student.options.hidden=[9]", {"init"}),
         ("training.threads=2", {"threads"}),
         ("losses=[{name: cross_entropy}]", set()),
         ("losses.kl.temperature=2", set()),
         ("training.optimizer.lr=0.01", set()),
     ],
 )
+@pytest.mark.usefixtures("perceptrons")
 def test_hashes_follow_what_must_be_equal_and_nothing_else(
     recipe: Make, once: Once, tmp_path: Path, override: str, differs: set[str]
 ) -> None:

@@ -31,6 +31,7 @@ from stillroom.run.components import build_components
 from stillroom.run.run import Finished, execute
 from stillroom.train.recorders import StepHook, StepInfo
 
+pytestmark = pytest.mark.usefixtures("perceptrons")
 Make = Callable[..., Recipe]
 SHOWN = "data.augmentation={pad_crop: 1, flip: true, views: 2}"
 OPTIONS = (SHOWN, "training.epochs=3", "cache.enabled=true", "cache.dtype=float32", "teacher.preprocess=unit")
@@ -225,7 +226,7 @@ def test_held_or_streamed_it_is_the_same_and_no_test_image_is_read(recipe: Make,
 
 @pytest.mark.parametrize("changes", [True, False], ids=["augmented", "as they are"])
 def test_answers_from_elsewhere_serve_trials_too(
-    content: dict[str, Any], teacher_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: bool
+    content: dict[str, Any], perceptron_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
@@ -233,7 +234,7 @@ def test_answers_from_elsewhere_serve_trials_too(
     # Also where the recipe holds a part out, questions are about all images.
     assert run(["export-inputs", "recipe.yaml", *options, HELD, "--out", "elsewhere"]) == 0
     assert np.load(tmp_path / "elsewhere" / "train-images.npy").shape == (2 if changes else 1, 200, 1, 8, 8)
-    elsewhere(teacher_weights, tmp_path / "elsewhere")
+    elsewhere(perceptron_weights, tmp_path / "elsewhere")
     there = "teacher={name: from elsewhere, logits: elsewhere}"
     assert run(["distill", "recipe.yaml", *options, there, "--out", "whole"]) == 0
     assert run(["distill", "recipe.yaml", *options, there, HELD, "--out", "trial"]) == 0

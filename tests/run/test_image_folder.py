@@ -18,6 +18,7 @@ from stillroom.errors import BadInput
 from stillroom.recipe import Recipe
 from stillroom.run.run import execute
 
+pytestmark = pytest.mark.usefixtures("perceptrons")
 Make = Callable[..., Recipe]
 OPTIONS = ["data.augmentation={pad_crop: 1, flip: alternate, views: 2}", "training.epochs=3", "cache.enabled=true"]
 

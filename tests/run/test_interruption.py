@@ -17,6 +17,7 @@ from stillroom.run.run import Finished, execute
 from stillroom.train.interruption import Interruption
 from stillroom.train.recorders import StepInfo
 
+pytestmark = pytest.mark.usefixtures("perceptrons")
 Make = Callable[..., Recipe]
 # Twelve steps, six an epoch, a line every four: see the fixture of recipes.
 OPTIONS = (

@@ -23,6 +23,7 @@ from stillroom.models.weights import load_weights
 from stillroom.recipe import Recipe
 from stillroom.report.run.page import write_report
 
+pytestmark = pytest.mark.usefixtures("perceptrons")
 Make = Callable[..., Recipe]
 OPTIONS = ["data.augmentation={pad_crop: 1, flip: true, views: 2}", "training.epochs=3", "cache.dtype=float32"]
 
@@ -37,7 +38,7 @@ def place(content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def elsewhere(weights: Path, folder: Path, *, test: bool = True) -> None:
     """What somebody does with the questions on another machine."""
-    teacher = build(ModelConfig(name="resnet8", options={"width": 8}), num_classes=10, in_channels=1, image_size=8)
+    teacher = build(ModelConfig(name="mlp", options={"hidden": (16,)}), num_classes=10, in_channels=1, image_size=8)
     load_weights(teacher, weights)
     pipe = Preprocess(resolve_preprocess(None, channels=1, is_pixels=True, field="teacher"))
     teacher.eval()
@@ -61,13 +62,13 @@ def distill(out: str, *more: str) -> int:
 
 
 def test_answers_from_elsewhere_teach_what_the_model_would(
-    place: Path, teacher_weights: Path, capsys: pytest.CaptureFixture[str]
+    place: Path, perceptron_weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert export() == 0
     asked = json.loads((place / "answers" / "inputs.json").read_text())
     assert (asked["views"], asked["train"]["images"], asked["test"]["images"]) == (2, 200, 60)
     assert np.load(place / "answers" / "train-images.npy").shape == (2, 200, 1, 8, 8)
-    elsewhere(teacher_weights, place / "answers")
+    elsewhere(perceptron_weights, place / "answers")
     assert run(["distill", "recipe.yaml", *OPTIONS, "--out", "here"]) == 0
     assert distill("there") == 0
     here, there = (read_lines(place / out / "metrics.jsonl") for out in ("here", "there"))
@@ -93,9 +94,9 @@ def test_answers_from_elsewhere_teach_what_the_model_would(
     assert distill("there", "--resume") == 2
 
 
-def test_without_answers_to_the_test_images_it_teaches_all_the_same(place: Path, teacher_weights: Path) -> None:
+def test_without_answers_to_the_test_images_it_teaches_all_the_same(place: Path, perceptron_weights: Path) -> None:
     assert export() == 0
-    elsewhere(teacher_weights, place / "answers", test=False)
+    elsewhere(perceptron_weights, place / "answers", test=False)
     assert distill("run") == 0
     summary = json.loads((place / "run" / "summary.json").read_text())
     assert "top1" not in summary["teachers"]["teacher"]
@@ -104,16 +105,16 @@ def test_without_answers_to_the_test_images_it_teaches_all_the_same(place: Path,
     assert write_report([place / "run"]).exists()
 
 
-def test_one_answer_for_all_views_where_that_is_asked_for(place: Path, teacher_weights: Path) -> None:
+def test_one_answer_for_all_views_where_that_is_asked_for(place: Path, perceptron_weights: Path) -> None:
     same = "teacher={name: once, logits: answers, same_for_views: true}"
     assert export(same) == 0
     assert np.load(place / "answers" / "train-images.npy").shape == (1, 200, 1, 8, 8)
-    elsewhere(teacher_weights, place / "answers")
+    elsewhere(perceptron_weights, place / "answers")
     assert distill("run") == 2, "answers to unaugmented images are not answers to augmented ones"
     assert distill("run", same) == 0
 
 
-def test_from_python_a_folder_is_a_teacher(place: Path, teacher_weights: Path) -> None:
+def test_from_python_a_folder_is_a_teacher(place: Path, perceptron_weights: Path) -> None:
     data = torch.utils.data.TensorDataset(torch.rand(40, 1, 8, 8), torch.arange(40) % 10)
     student = build(ModelConfig(name="mlp"), num_classes=10, in_channels=1, image_size=8)
     with pytest.raises(sr.BadInput, match=r"teacher\.logits: got 'missing'; expected a folder with a readable"):
@@ -175,10 +176,10 @@ def odd_on_test(folder: Path) -> None:
     ],
 )
 def test_answers_to_something_else_are_refused(
-    place: Path, teacher_weights: Path, capsys: Any, harm: Callable[[Path], None], message: str
+    place: Path, perceptron_weights: Path, capsys: Any, harm: Callable[[Path], None], message: str
 ) -> None:
     assert export() == 0
-    elsewhere(teacher_weights, place / "answers")
+    elsewhere(perceptron_weights, place / "answers")
     harm(place / "answers")
     capsys.readouterr()
     assert distill("run") == 2

@@ -18,6 +18,7 @@ from stillroom.recipe import Recipe, parse_recipe
 from stillroom.run.run import execute
 from stillroom.train.recorders import StepHook, StepInfo
 
+pytestmark = pytest.mark.usefixtures("perceptrons")
 Make = Callable[..., Recipe]
 Numbers = npt.NDArray[np.float64]
 TASK = {"dimension": 24, "classes": 8, "superclasses": 4, "similarity": 0.8, "waves": 0, "train": 256, "test": 32}

@@ -28,6 +28,7 @@ from stillroom.teachers.output import ModelOutput
 from stillroom.train.gradient_rescaling import RecordGradientRescaling, spearman
 from stillroom.train.recorders import StepInfo
 
+pytestmark = pytest.mark.usefixtures("perceptrons")
 Make = Callable[..., Recipe]
 Numbers = npt.NDArray[np.float64]
 SEEN: list[tuple[Tensor, Tensor, Tensor, float]] = []

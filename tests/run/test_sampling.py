@@ -12,6 +12,7 @@ from stillroom.errors import BadInput
 from stillroom.recipe import Recipe
 from stillroom.run.run import execute
 
+pytestmark = pytest.mark.usefixtures("perceptrons")
 Make = Callable[..., Recipe]
 
 

@@ -171,7 +171,7 @@ def test_killed_and_resumed_a_run_over_features_and_stones_ends_with_the_same_by
     monkeypatch.chdir(tmp_path)
     # Connectors of two terms, batch norms that count in them, and tails that no save holds.
     content["losses"] = [{"name": "feature_mse", "taps": "all"}, {"name": "block_logit"}]
-    content["training"] |= {"epochs": 6, "save_seconds": 0, "log_every": 1}
+    content["training"] |= {"save_seconds": 0, "log_every": 1}
     recipe = written(Path(), content)
     fate = Fate(kill_after_lines=(Path("killed/metrics.jsonl"), 8))
     assert stillroom("distill", recipe, "--out", "killed", fate=fate).returncode == -signal.SIGKILL

@@ -89,6 +89,7 @@ def test_a_folder_of_images_joins_the_training_images(tmp_path: Path) -> None:
         load(DataConfig(unlabelled=str(tmp_path / "nowhere")))
 
 
+@pytest.mark.usefixtures("perceptrons")
 def test_a_run_with_few_labels_is_cached_resumed_reported_and_diagnosed(
     content: dict[str, Any], tmp_path: Path, capsys: Any
 ) -> None:
@@ -112,6 +113,7 @@ def test_a_run_with_few_labels_is_cached_resumed_reported_and_diagnosed(
     assert about["imbalance"]["verdict"] == about["duplicates"]["verdict"] == "ok"
 
 
+@pytest.mark.usefixtures("perceptrons")
 def test_a_teacher_alone_teaches_without_any_label_and_a_loss_of_labels_is_refused(
     content: dict[str, Any], tmp_path: Path, capsys: Any
 ) -> None:

@@ -1,10 +1,9 @@
-"""Studies whose runs are really done, in a tenth of a second each; and ways to tamper with them."""
+"""Studies whose runs are really done, in less than a tenth of a second each; and ways to tamper with them."""
 
 from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from stillroom.study.collect import collect
 from stillroom.study.config import Study, parse_study
 from stillroom.study.equality import inequalities
 from stillroom.study.plan import StudyFolder, StudyPlan, plan_of
+from workers import shared_folder
 
 KL = [{"name": "cross_entropy", "weight": 0.5}, {"name": "kl", "weight": 0.5}]
 MSE = [{"name": "cross_entropy", "weight": 0.5}, {"name": "logit_mse", "weight": 0.5}]
@@ -39,8 +39,8 @@ def content(weights: Path, **changes: Any) -> Row:
         "budget": {"epochs": 2},
         "recipe": {
             "data": {"train_limit": 100, "test_limit": 60, "batch_size": 32, "augmentation": {"pad_crop": 1}},
-            "teacher": {"name": "resnet8", "options": {"width": 4}, "weights": str(weights)},
-            "student": {"name": "resnet8", "options": {"width": 2}},
+            "teacher": {"name": "mlp", "options": {"hidden": [8]}, "weights": str(weights)},
+            "student": {"name": "mlp", "options": {"hidden": [4]}},
             "training": {"log_every": 4, "precision": "float32", "device": "cpu"},
         },
         "methods": [
@@ -68,7 +68,7 @@ class Made:
         path = self.home / f"teacher-{seed}.safetensors"
         if not path.exists():
             torch.manual_seed(seed)
-            config = ModelConfig(name="resnet8", options={"width": 4})
+            config = ModelConfig(name="mlp", options={"hidden": [8]})
             save_weights(build(config, num_classes=10, in_channels=1, image_size=8), path)
         return path
 
@@ -110,8 +110,7 @@ class Made:
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """The folder is that of all workers of pytest: several files of tests make the same studies."""
-    base = tmp_path_factory.getbasetemp()
-    return Made((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made")
+    return Made(shared_folder(tmp_path_factory) / "made")
 
 
 def edit(path: Path, change: Callable[[Row], object]) -> None:

@@ -50,7 +50,7 @@ def test_methods_that_differ_in_what_they_are_alone_are_equal(made: Made, tmp_pa
 def test_what_shall_differ_is_no_inequality_and_all_else_still_is(made: Made, tmp_path: Path) -> None:
     methods = [
         {"name": "plain"},
-        {"name": "wider", "set": {"student.options.width": 3, "data.augmentation.flip": True}},
+        {"name": "wider", "set": {"student.options.hidden": [3], "data.augmentation.flip": True}},
     ]
     folder, plan = made.study(tmp_path / "s", methods=methods, allowed_differences=["student"], baseline="plain")
     assert [line.partition(":")[0] for line in texts(folder, plan)] == ["augmentation"]
@@ -66,7 +66,7 @@ def test_what_the_machine_settles_is_no_difference_to_the_plan(made: Made, tmp_p
 
 
 def test_pairs_are_not_compared_with_each_other(made: Made, tmp_path: Path) -> None:
-    pairs = [{"name": "small"}, {"name": "large", "set": {"student.options.width": 3, "data.train_limit": 70}}]
+    pairs = [{"name": "small"}, {"name": "large", "set": {"student.options.hidden": [3], "data.train_limit": 70}}]
     folder, plan = made.study(tmp_path / "s", model_pairs=pairs)
     assert texts(folder, plan) == []
 
@@ -171,7 +171,7 @@ def test_a_length_of_ones_own_beside_a_budget_in_seconds_is_found(made: Made, tm
 
 
 def test_a_study_that_was_moved_is_as_equal_as_before(made: Made, tmp_path: Path) -> None:
-    study = made.content(teachers=[{"name": "big", "set": {"student": {"name": "resnet8", "options": {"width": 4}}}}])
+    study = made.content(teachers=[{"name": "big", "set": {"student": {"name": "mlp", "options": {"hidden": [8]}}}}])
     study["recipe"]["teacher"]["weights"] = "study:big"
     folder = StudyFolder(tmp_path / "here")
     (folder.teacher("big")).mkdir(parents=True)
@@ -203,18 +203,18 @@ PLANTED: dict[str, tuple[dict[str, Any], list[str]]] = {
         ],
     ),
     "a wider student": (
-        {"student.options.width": 3},
+        {"student.options.hidden": [3]},
         [
-            "initial weights: kl differs from labels and mse (student.options.width 3 against 2)",
-            "student: kl has options.width 3, labels and mse 2",
+            "initial weights: kl differs from labels and mse (student.options.hidden [3] against [4])",
+            "student: kl has options.hidden [3], labels and mse [4]",
         ],
     ),
     "a pretrained student": (
-        {"student": {"weights": "{teacher}", "options": {"width": 4}}},
+        {"student": {"weights": "{teacher}", "options": {"hidden": [8]}}},
         [
             "initial weights: kl differs from labels and mse "
-            "(student.weights teacher-0.safetensors against none; student.options.width 4 against 2)",
-            "student: kl has options.width 4, labels and mse 2",
+            "(student.weights teacher-0.safetensors against none; student.options.hidden [8] against [4])",
+            "student: kl has options.hidden [8], labels and mse [4]",
         ],
     ),
     "a student that sees other pixels": (

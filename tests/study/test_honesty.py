@@ -158,8 +158,8 @@ def test_what_follows_from_what_shall_differ_is_compared_where_that_is_the_same(
     methods = [
         {"name": "small"},
         {"name": "small-kl", "set": {"losses": KL}},
-        {"name": "wide", "set": {"student.options.width": 3}},
-        {"name": "taught", "set": {"student": {"weights": str(made.weights()), "options": {"width": 4}}}},
+        {"name": "wide", "set": {"student.options.hidden": [3]}},
+        {"name": "taught", "set": {"student": {"weights": str(made.weights()), "options": {"hidden": [8]}}}},
         {"name": "few", "set": few},
         {"name": "few-kl", "set": {**few, "losses": KL}},
     ]

@@ -71,7 +71,7 @@ def test_results_hold_what_the_contract_says(made: Made, tmp_path: Path) -> None
         "name": "top1", "title": "top-1", "unit": "%", "digits": 2, "higher_is_better": True,
     }  # fmt: skip
     first = results["model_pairs"][0]
-    assert (first["name"], first["note"], first["student"], first["teacher"]) == ("p", "first", "resnet8", "resnet8")
+    assert (first["name"], first["note"], first["student"], first["teacher"]) == ("p", "first", "mlp", "mlp")
     assert (first["data"], first["classes"], first["train"], first["test"]) == ("digits", 10, 100, 60)
     assert (first["steps"], first["epochs"], first["precision"], first["threads"]) == (6, 2.0, "float32", 1)
     assert (results["equal"], results["inequalities"], results["missing"]) == (True, [], [])
@@ -173,7 +173,7 @@ def test_before_any_run_there_is_a_table_without_numbers(tmp_path: Path) -> None
     assert {cell["text"] for cell in results["cells"]} == {"–"}
     assert results["conclusions"][0].startswith("This table is not complete: 6 of 6 runs are missing")
     assert "no seed in common" in results["conclusions"][1]
-    assert results["model_pairs"][0]["teacher"] == "resnet8"
+    assert results["model_pairs"][0]["teacher"] == "mlp"
 
 
 def test_sentences_follow_holms_verdict_and_say_null_results(a_run: FinishedRun) -> None:

@@ -206,7 +206,7 @@ def test_what_a_run_cost_is_summed_over_its_starts(tmp_path: Path) -> None:
 
 
 def test_costs_of_runs_trials_caches_and_teachers_stand_in_one_table(made: Made, tmp_path: Path) -> None:
-    teachers = [{"name": "big", "set": {"student": {"name": "resnet8"}}}]
+    teachers = [{"name": "big", "set": {"student": {"name": "mlp"}}}]
     folder, plan = made.study(tmp_path / "s", teachers=teachers)
     for number in (10, 2):
         path = folder.trial("all", "kl", number)

@@ -149,7 +149,7 @@ with LocalEngine(2, Path("logs"), fork=True) as engine:
     engine.warm(2)
     first, second = (engine._workers[slot].process for slot in (0, 1))
     assert line_of(first.pid) == line_of(second.pid) == line_of("self"), "neither is a new interpreter"
-    while os.readlink(f"/proc/{second.pid}/fd/0") != os.devnull:
+    while not os.readlink(f"/proc/{second.pid}/fd/1").endswith(".log"):
         pass  # it has its streams to claim first
     files = [os.readlink(entry) for entry in Path(f"/proc/{second.pid}/fd").iterdir() if entry.exists()]
     pipes = [file for file in files if file.startswith("pipe:")]

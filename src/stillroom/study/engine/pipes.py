@@ -126,7 +126,7 @@ class _ForkedProcess:
 
     def __init__(self, module: str, errors: IO[bytes], environment: Mapping[str, str]) -> None:
         main: Callable[[], None] = importlib.import_module(module).main
-        jobs, answers = os.pipe(), os.pipe()
+        jobs, answers = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
         sys.stdout.flush()
         sys.stderr.flush()
         # What is collected in the copy would close files whose numbers are others' by then.

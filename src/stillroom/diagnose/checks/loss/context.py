@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dis
+import functools
 import inspect
 import io
 import itertools
@@ -730,13 +731,7 @@ def documentation(subject: Any, option: str = "") -> str:
     except (OSError, TypeError):
         own = range(0)
     try:
-        others = [
-            range(node.lineno, (node.end_lineno or node.lineno) + 1)
-            for node in ast.walk(ast.parse(source))
-            if isinstance(node, ast.FunctionDef | ast.ClassDef)
-            and node.lineno not in own
-            and _has_argument(node, option)
-        ]
+        others = [lines for lines, names in _definitions(source) if lines.start not in own and option in names]
     except SyntaxError:
         return text
     spoken = [
@@ -760,12 +755,26 @@ def _lines_of(target: Any) -> tuple[int, int]:
     return start, start + len(lines)
 
 
-def _has_argument(node: ast.FunctionDef | ast.ClassDef, name: str) -> bool:
-    return any(isinstance(each, ast.arg) and each.arg == name for each in ast.walk(node))
+@functools.lru_cache(maxsize=8)
+def _definitions(source: str) -> tuple[tuple[range, frozenset[str]], ...]:
+    """The lines of each function and class of a file, and the names of the arguments in it."""
+    return tuple(
+        (
+            range(node.lineno, (node.end_lineno or node.lineno) + 1),
+            frozenset(each.arg for each in ast.walk(node) if isinstance(each, ast.arg)),
+        )
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    )
 
 
-def spoken_lines(source: str) -> Iterator[tuple[int, str]]:
+@functools.lru_cache(maxsize=8)
+def spoken_lines(source: str) -> tuple[tuple[int, str], ...]:
     """Comments and texts of a file by line, with the name that they stand next to."""
+    return tuple(_spoken_lines(source))
+
+
+def _spoken_lines(source: str) -> Iterator[tuple[int, str]]:
     try:
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
             if token.type == tokenize.COMMENT:
