@@ -13,18 +13,18 @@ import torch.nn.functional as F
 from clinic_setups import HERE, LABELS, Content, Kinds, SetupMaker
 from torch import Tensor
 
-import stillroom as sr
+from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
 
 KINDS = Kinds(cohort=3)
 IMAGES = 200
 
 
-class Divergence(sr.Loss[sr.LossConfig]):
+class Divergence(Loss[LossConfig]):
     """The textbook's KL at a temperature of 4."""
 
-    requires = sr.Requires(teacher=True)
+    requires = Requires(teacher=True)
 
-    def forward(self, inputs: sr.LossInputs) -> Tensor:
+    def forward(self, inputs: LossInputs) -> Tensor:
         log_q, p = (each / 4 for each in (inputs.student.logits, inputs.teacher_logits))
         return 16 * F.kl_div(F.log_softmax(log_q, 1), F.softmax(p, 1), reduction="batchmean")
 
@@ -32,35 +32,35 @@ class Divergence(sr.Loss[sr.LossConfig]):
 class Squares(Divergence):
     """Squared differences of logits."""
 
-    def forward(self, inputs: sr.LossInputs) -> Tensor:
+    def forward(self, inputs: LossInputs) -> Tensor:
         return F.mse_loss(inputs.student.logits, inputs.teacher_logits)
 
 
 class SoftLabels(Divergence):
     """Cross-entropy to the teacher's probabilities."""
 
-    def forward(self, inputs: sr.LossInputs) -> Tensor:
+    def forward(self, inputs: LossInputs) -> Tensor:
         return F.cross_entropy(inputs.student.logits, inputs.teacher_logits.softmax(1))
 
 
 class Deaf(Divergence):
     """It says that it reads the teacher, and reads the labels alone."""
 
-    def forward(self, inputs: sr.LossInputs) -> Tensor:
+    def forward(self, inputs: LossInputs) -> Tensor:
         return F.cross_entropy(inputs.student.logits, inputs.labels)
 
 
 class Rows(Divergence):
     """One number a row."""
 
-    def forward(self, inputs: sr.LossInputs) -> Tensor:
+    def forward(self, inputs: LossInputs) -> Tensor:
         return (inputs.student.logits - inputs.teacher_logits).square().mean(1)
 
 
 class LogOfZero(Divergence):
     """A logarithm of a clipped probability, which may be 0."""
 
-    def forward(self, inputs: sr.LossInputs) -> Tensor:
+    def forward(self, inputs: LossInputs) -> Tensor:
         return -(inputs.teacher_logits.softmax(1) * (inputs.student.logits.softmax(1) - 0.5).clamp_min(0).log()).mean()
 
 

@@ -68,7 +68,8 @@ _RECURRENT = {torch.ops.aten.mkldnn_rnn_layer: _layer_flops, torch.ops.aten._cud
 class _Dispatch(_FlopCounterMode):  # type: ignore[no-untyped-call]
     """The mode behind torch's counter, less a wrapper that imports ``torch._dynamo``, which takes seconds."""
 
-    __torch_dispatch__ = inspect.unwrap(_FlopCounterMode.__torch_dispatch__)
+    # None where a placeholder stands for torch, see :mod:`stillroom.cli.without_torch`.
+    __torch_dispatch__ = inspect.unwrap(getattr(_FlopCounterMode, "__torch_dispatch__", None))  # type: ignore[arg-type]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

@@ -159,7 +159,7 @@ def test_a_damaged_block_of_a_half_built_view_is_asked_again_and_reported(tmp_pa
     talker, notes = Talker(), list[str]()
     kept.ensure([0], talker, note=notes.append)
     assert talker.asked[0] == (0, BLOCK)
-    assert any("damaged: built again from image 8 on" in note for note in notes)
+    assert any("damaged: built again from sample 8 on" in note for note in notes)
     read = kept.open([0]).read(np.arange(COUNT), 0).logits
     assert torch.equal(read, talker.all(0).logits.half().float())
 
