@@ -201,8 +201,8 @@ def _curve(key: str, title: str, column: str, members: Sequence[Member], words: 
         if key == "lr":
             text = f"From {start}, at most {peak}, to {end} at the last log line."
     # A rate is read as .0008, not as 800µ.
-    plain = {"title": "learning rate", "exponentformat": "none"} if key == "lr" else {"title": "loss"}
-    figure = over_epochs(traces, rangemode="tozero", **plain)
+    options: dict[str, Any] = {"exponentformat": "none"} if key == "lr" else {}
+    figure = over_epochs(traces, "learning rate" if key == "lr" else "loss", rangemode="tozero", **options)
     return Chart(key, title, f"{words} {text}".strip(), 270, figure)
 
 
