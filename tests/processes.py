@@ -151,7 +151,8 @@ class Process:
 
     def communicate(self) -> tuple[str, str]:
         """What it has printed, to the end, on standard output and standard error."""
-        self.wait()
+        code = self.wait()
+        assert (self._folder / "err").exists(), f"it ended with {code} before it began"
         return (self._folder / "out").read_text(), (self._folder / "err").read_text()
 
 

@@ -76,10 +76,12 @@ def format_error(error: BaseException, limit: int = 200) -> str:
 
 
 def shorten(value: object, limit: int = 120) -> str:
-    """The value as Python writes it, cut to ``limit`` characters.
+    """The value as Python writes it, cut to ``limit`` characters; a path in its middle, as its end names the file.
 
     >>> shorten("a" * 200, limit=10)
     "'aaaaaaaa…"
+    >>> shorten("/data/" + "very/" * 20 + "deep/model.safetensors", limit=40)
+    "'/data/very/v…ry/deep/model.safetensors'"
     >>> print(shorten("C:\\\\runs"))  # a path of Windows can be pasted back
     'C:\\runs'
     """
@@ -89,6 +91,9 @@ def shorten(value: object, limit: int = 120) -> str:
             text = text.replace("\\\\", "\\")
     except ValueError:  # a whole number, alone or inside, of more digits than Python writes
         text = "a number of thousands of digits"
+    if len(text) > limit and "/" in text and not any(each.isspace() for each in text):
+        start = limit // 3
+        return f"{text[:start]}…{text[start + 1 - limit :]}"
     return cut(text, limit)
 
 

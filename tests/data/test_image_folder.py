@@ -18,16 +18,20 @@ from PIL import Image
 
 from stillroom.data.config import DataConfig
 from stillroom.data.image_folder import SUFFIXES, read_image_folder
-from stillroom.data.images import balanced_rows
+from stillroom.data.images import ImageSet, balanced_rows
 from stillroom.data.sources import detect_layout, load, load_split, parse_data_argument
 from stillroom.errors import BadInput
 
 Write = Callable[..., Path]
 
 
+def read(folder: Path, split: str, *, limit: int | None = None, **options: Any) -> ImageSet:
+    return read_image_folder(folder, split, DataConfig(**options), limit=limit)
+
+
 def refused(folder: Path, match: str, split: str = "train", **options: Any) -> BadInput:
     with pytest.raises(BadInput, match=match) as raised:
-        read_image_folder(folder, split, **options)
+        read(folder, split, **options)
     return raised.value
 
 
@@ -39,7 +43,7 @@ def chw(array: np.ndarray) -> torch.Tensor:
 
 
 def test_files_come_back_by_class_then_name(pet_folder: Path, colours: np.ndarray) -> None:
-    images = read_image_folder(pet_folder, "train")
+    images = read(pet_folder, "train")
     assert torch.equal(images.images, torch.stack([chw(colours[row]) for row in (0, 2, 4, 6, 1, 3, 5, 7)]))
     assert images.labels.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
     assert (images.class_names, images.name) == (("cat", "dog"), "pets")
@@ -47,7 +51,7 @@ def test_files_come_back_by_class_then_name(pet_folder: Path, colours: np.ndarra
 
 def test_classes_are_sorted_as_text(tmp_path: Path, greys: np.ndarray, write_images: Write) -> None:
     write_images(tmp_path / "train", {f"{name}/1.png": greys[0] for name in ("b", "10", "9", "a", "B")})
-    assert read_image_folder(tmp_path, "train").class_names == ("10", "9", "B", "a", "b")
+    assert read(tmp_path, "train").class_names == ("10", "9", "B", "a", "b")
 
 
 @pytest.mark.skipif(".avif" not in SUFFIXES, reason="this Pillow reads no AVIF")
@@ -55,13 +59,13 @@ def test_avif_files_are_read(tmp_path: Path) -> None:
     for name, level in (("cat", 40), ("dog", 200)):
         (tmp_path / "train" / name).mkdir(parents=True)
         Image.new("RGB", (6, 4), (level,) * 3).save(tmp_path / "train" / name / "1.AVIF", format="AVIF")
-    images = read_image_folder(tmp_path, "train").images
+    images = read(tmp_path, "train").images
     assert isinstance(images, torch.Tensor)
     assert images.flatten(1).float().mean(1).tolist() == pytest.approx([40, 200], abs=4)
 
 
 def test_a_split_may_be_written_in_another_case(pet_folder: Path) -> None:
-    expected = [read_image_folder(pet_folder, split).fingerprint for split in ("train", "test")]
+    expected = [read(pet_folder, split).fingerprint for split in ("train", "test")]
     for split in ("train", "test"):
         (pet_folder / split).rename(pet_folder / f"{split}-")
         (pet_folder / f"{split}-").rename(pet_folder / split.capitalize())
@@ -72,7 +76,7 @@ def test_a_split_may_be_written_in_another_case(pet_folder: Path) -> None:
 
 def test_files_lie_however_deep_below_their_class(pet_folder: Path, colours: np.ndarray, write_images: Write) -> None:
     write_images(pet_folder / "train", {"cat/deep/er/a.png": colours[8], "cat/deep/b.PNG": colours[9]})
-    images = read_image_folder(pet_folder, "train")
+    images = read(pet_folder, "train")
     assert images.labels.tolist() == [0] * 6 + [1] * 4
     assert torch.equal(images.images[4:6], torch.stack([chw(colours[9]), chw(colours[8])]))
 
@@ -80,18 +84,18 @@ def test_files_lie_however_deep_below_their_class(pet_folder: Path, colours: np.
 def test_hidden_names_and_what_is_no_picture_are_passed_over(
     pet_folder: Path, colours: np.ndarray, write_images: Write
 ) -> None:
-    before = read_image_folder(pet_folder, "train").fingerprint
+    before = read(pet_folder, "train").fingerprint
     write_images(pet_folder / "train", {"cat/.thumb.png": colours[8], "cat/.cache/1.png": colours[8]})
     write_images(pet_folder, {".trash/emu/1.png": colours[8], "train/.emu/1.png": colours[8]})
     write_images(pet_folder / "train", {"loose.png": colours[8]})
     (pet_folder / "train" / "cat" / "notes.txt").write_text("a cat")
-    assert read_image_folder(pet_folder, "train").fingerprint == before
+    assert read(pet_folder, "train").fingerprint == before
 
 
 @pytest.mark.parametrize("suffix", ["bmp", "gif", "jpeg", "jpg", "png", "ppm", "tif", "tiff", "webp", "JPG"])
 def test_every_common_format_is_read(tmp_path: Path, colours: np.ndarray, write_images: Write, suffix: str) -> None:
     write_images(tmp_path / "train", {f"{name}/1.{suffix}": np.full((6, 6, 3), 100, np.uint8) for name in "ab"})
-    images = read_image_folder(tmp_path, "train")
+    images = read(tmp_path, "train")
     assert images.images.shape == (2, 3, 6, 6)
     assert bool(((images.images.int() - 100).abs() <= 2).all())
 
@@ -105,7 +109,7 @@ def test_links_are_followed_but_not_in_circles(pet_folder: Path, tmp_path: Path)
     (pet_folder / "train" / "cat" / "back").symlink_to(pet_folder / "train")
     (pet_folder / "train" / "dog" / "self").symlink_to(".")
     shutil.rmtree(pet_folder / "test")
-    images = read_image_folder(linked, "train")
+    images = read(linked, "train")
     assert torch.bincount(images.labels).tolist() == [4 + 4, 4]  # `back` leads to the dogs, and to where it came from
     shutil.rmtree(linked)
 
@@ -119,7 +123,7 @@ def test_a_broken_link_is_reported(pet_folder: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
 def test_a_pipe_is_not_waited_for(pet_folder: Path) -> None:
     os.mkfifo(pet_folder / "train" / "cat" / "pipe.png")
-    assert len(read_image_folder(pet_folder, "train")) == 8
+    assert len(read(pet_folder, "train")) == 8
 
 
 # Splits.
@@ -128,15 +132,15 @@ def test_a_pipe_is_not_waited_for(pet_folder: Path) -> None:
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
 def test_a_validation_split_stands_in_for_a_test_split_that_is_not_there(pet_folder: Path, name: str) -> None:
     (pet_folder / "test").rename(pet_folder / name)
-    expected = read_image_folder(pet_folder, name).fingerprint
-    assert read_image_folder(pet_folder, "test").fingerprint == expected
+    expected = read(pet_folder, name).fingerprint
+    assert read(pet_folder, "test").fingerprint == expected
     assert load(DataConfig(path=str(pet_folder))).test.fingerprint == expected
 
 
 def test_nothing_stands_in_where_it_would_be_a_guess(pet_folder: Path) -> None:
     shutil.copytree(pet_folder / "test", pet_folder / "val")
     shutil.rmtree(pet_folder / "val" / "dog")
-    assert len(read_image_folder(pet_folder, "test")) == 4  # the test split that is there is taken
+    assert len(read(pet_folder, "test")) == 4  # the test split that is there is taken
     refused(pet_folder, r"split: got 'dev'; expected a split of the data, which has test, train, val", "dev")
     shutil.rmtree(pet_folder / "val")
     (pet_folder / "test").rename(pet_folder / "val")
@@ -167,9 +171,9 @@ def test_a_class_may_be_empty_only_where_nothing_is_learned(pet_folder: Path) ->
         if split == "train":
             error = refused(pet_folder, r"at least 1 image file \(.*\.png.*\), but there is none")
             assert str(error.value).endswith("dog")
-            read_image_folder(pet_folder, "train", train_split="other")
-    assert read_image_folder(pet_folder, "test").labels.tolist() == [0, 0]
-    assert read_image_folder(pet_folder, "test").class_names == ("cat", "dog")
+            read(pet_folder, "train", train_split="other")
+    assert read(pet_folder, "test").labels.tolist() == [0, 0]
+    assert read(pet_folder, "test").class_names == ("cat", "dog")
 
 
 def test_no_class_folders_or_only_one(pet_folder: Path) -> None:
@@ -191,7 +195,7 @@ def test_a_split_without_any_picture(pet_folder: Path) -> None:
 
 
 def test_a_limit_gives_the_same_images_as_a_subset(pet_folder: Path) -> None:
-    whole, part = read_image_folder(pet_folder, "train"), read_image_folder(pet_folder, "train", limit=4)
+    whole, part = read(pet_folder, "train"), read(pet_folder, "train", limit=4)
     assert part.fingerprint == whole.balanced_subset(4).fingerprint
     pair = load(DataConfig(path=str(pet_folder), train_limit=4, test_limit=2))
     assert pair.train.fingerprint == part.fingerprint
@@ -205,7 +209,7 @@ def test_nothing_but_the_wanted_files_is_decoded(pet_folder: Path, in_memory: bo
     for row, path in enumerate(sorted((pet_folder / "train").rglob("*.png"))):
         if row not in wanted:
             path.write_bytes(b"damaged")
-    images = read_image_folder(pet_folder, "train", limit=4, in_memory=in_memory)
+    images = read(pet_folder, "train", limit=4, in_memory=in_memory)
     assert images.images[:].shape == (4, 3, 5, 4)
     refused(pet_folder, "of no known format", in_memory=in_memory)
 
@@ -242,7 +246,7 @@ def test_every_mode_of_a_file_is_read(tmp_path: Path, colours: np.ndarray, write
         image = source.convert("L").convert(mode) if mode in ("LA", "1") else source.convert(mode)
     name = "1.tif" if mode == "CMYK" else "1.png"
     write_images(tmp_path / "train", {f"a/{name}": image, f"b/{name}": image})
-    images = read_image_folder(tmp_path, "train")
+    images = read(tmp_path, "train")
     expected = colours[0, :, :, 0] if mode == "I;16" else np.array(image.convert("L" if mode == "1" else "RGB"))
     assert torch.equal(images.images[1], chw(expected))
 
@@ -261,7 +265,7 @@ def test_photos_are_upright(tmp_path: Path, write_images: Write, suffix: str, or
     lossless = {"webp": {"lossless": True}, "jpg": {"quality": 100, "subsampling": 0}}.get(suffix, {})
     write_images(tmp_path / "train", {f"{name}/1.{suffix}": stored for name in "ab"}, exif=exif, **lossless)
     for options in ({}, {"image_size": 16}):
-        images = read_image_folder(tmp_path, "train", **options).images
+        images = read(tmp_path, "train", **options).images
         expected = marked if not options else marked[:, 4:20]
         assert images.shape[1:] == chw(expected).shape
         assert bool(((images[0].int() - chw(expected).int()).abs() <= (2 if suffix == "jpg" else 0)).all())
@@ -273,7 +277,7 @@ def test_exif_that_cannot_be_read_does_not_spoil_a_photo(
 ) -> None:
     for damaged in (b"Exif\0\0II*\0\xff\xff\xff\x7f", b"Exif\0\0nonsense", b"Exif\0\0"):
         write_images(tmp_path / "train", {"a/1.jpg": colours[0], "b/1.jpg": colours[1]}, exif=damaged)
-        assert read_image_folder(tmp_path, "train").images.shape == (2, 3, 5, 4)
+        assert read(tmp_path, "train").images.shape == (2, 3, 5, 4)
 
 
 @pytest.mark.parametrize(("height", "width"), [(10, 10), (20, 35), (35, 20), (7, 5), (11, 30)])
@@ -281,7 +285,7 @@ def test_exif_that_cannot_be_read_does_not_spoil_a_photo(
 def test_resizing_is_torchvisions(tmp_path: Path, write_images: Write, height: int, width: int, grey: bool) -> None:
     array = np.random.default_rng(2).integers(0, 256, (height, width) if grey else (height, width, 3), dtype=np.uint8)
     write_images(tmp_path / "train", {"a/1.png": array, "b/1.png": np.flip(array).copy()})
-    images = read_image_folder(tmp_path, "train", image_size=10)
+    images = read(tmp_path, "train", image_size=10)
     shorter = min(height, width)
     sizes = [10 if side == shorter else int(10 * side / shorter) for side in (width, height)]
     resized = np.asarray(Image.fromarray(array).resize(sizes, Image.Resampling.BILINEAR))
@@ -295,7 +299,7 @@ def test_sizes_that_differ_name_the_first_two(pet_folder: Path, write_images: Wr
     for workers in (1, 3):
         error = refused(pet_folder, "cat/00.png is 5×4 and dog/03.png is 7×9; set data.image_size", workers=workers)
         assert error.field == "data.path"
-    assert read_image_folder(pet_folder, "train", image_size=4).images.shape == (8, 3, 4, 4)
+    assert read(pet_folder, "train", image_size=4).images.shape == (8, 3, 4, 4)
 
 
 # Damaged files.
@@ -343,15 +347,15 @@ def test_a_picture_so_narrow_that_resized_it_would(tmp_path: Path, write_images:
 def test_more_than_memory_is_held_only_in_files(pet_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stillroom.data.reading.machine_memory", lambda: 100)
     assert refused(pet_folder, "data that fit into memory", in_memory=True).field == "data.in_memory"
-    assert len(read_image_folder(pet_folder, "train", in_memory=False)) == 8
+    assert len(read(pet_folder, "train", in_memory=False)) == 8
 
 
 def test_beyond_some_size_files_are_read_when_asked_for(pet_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needed = 8 * 3 * 5 * 4
     for limit, held in ((needed, True), (needed - 1, False)):
         monkeypatch.setattr("stillroom.data.image_folder._AUTO_IN_MEMORY", limit)
-        assert isinstance(read_image_folder(pet_folder, "train").images, torch.Tensor) == held
-        assert isinstance(read_image_folder(pet_folder, "train", in_memory=True).images, torch.Tensor)
+        assert isinstance(read(pet_folder, "train").images, torch.Tensor) == held
+        assert isinstance(read(pet_folder, "train", in_memory=True).images, torch.Tensor)
 
 
 # Recognition and options.

@@ -341,3 +341,11 @@ def test_a_file_that_raises_is_refused(script: Path) -> None:
     (script / "broken.py").write_text("raise RuntimeError('no data here')")
     with pytest.raises(BadInput, match="no data here"):
         load_loss("broken.py:kd")
+
+
+def test_a_function_that_makes_a_loss_is_no_faulty_loss() -> None:
+    def make_loss(student_logits: Tensor, teacher_logits: Tensor) -> Callable[..., Tensor]:
+        return F.mse_loss
+
+    with pytest.raises(BadInput, match="this makes one"):
+        sr.check_loss(make_loss)

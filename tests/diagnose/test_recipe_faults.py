@@ -132,7 +132,9 @@ TABLE = [
         name="dropped at once",
     ),
     Fault("learning_rate", lambda p: p.but("training.clip_norm=0.001"), name="clipped"),
-    Fault("budget", lambda p: p.but("training.epochs=null", "training.steps=10")),
+    Fault(
+        "budget", lambda p: p.but("training.epochs=null", "training.steps=10"), also=frozenset({"student_statistics"})
+    ),
     Fault("budget", lambda p: p.but("training.epochs=1"), name="one epoch"),
     Fault("regularisation", lambda p: p.but("training.ema=0.999")),
     Fault("augmentation", lambda p: p.but("data.augmentation.cutout=6")),

@@ -68,7 +68,8 @@ def test_a_damaged_file_is_named(made: Made, tmp_path: Path, name: str, text: st
     path.unlink() if text is None else path.write_text(text)
     with pytest.raises(BadInput) as error:
         collect(folder, plan)
-    assert str(path) in str(error.value)
+    # A long path is cut in its middle.
+    assert str(path)[-60:] in str(error.value)
 
 
 @pytest.mark.parametrize(

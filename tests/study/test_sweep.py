@@ -72,7 +72,7 @@ def test_fields_are_named_as_everywhere_and_the_title_may_be_left_out() -> None:
             {"model_pairs": [*WIDTHS, {"name": "plain"}]},
             "a field of every pair's recipe, but 'plain' has none such",
         ),
-        ({"field": "student.name"}, {}, "expected a number in every pair, but 'd9' has resnet8 there"),
+        ({"field": "student.name"}, {}, "expected a number in every pair, but 'd9' has mlp there"),
         (
             {},
             {"model_pairs": [*WIDTHS, {"name": "none", "set": {"student.options.penultimate": None}}]},

@@ -330,7 +330,10 @@ def _tasks(recipe: Recipe, run: PlannedRun, order: Sequence[int] | None = None) 
 
 def _student(recipe: Recipe) -> dict[str, Any]:
     content = flat(recipe.student.model_dump(mode="json"))
-    content |= {"trained": recipe.training.train_only} if recipe.training.train_only is not None else {}
+    training = recipe.training
+    content |= {"trained": training.train_only} if training.train_only is not None else {}
+    if training.recompute_batch_norm is not None:
+        content["batch norms over"] = training.recompute_batch_norm
     return {key: value for key, value in content.items() if key != "weights"}
 
 

@@ -147,7 +147,7 @@ class _ForkedProcess:
 
     def poll(self) -> int | None:
         """The exit code, as Popen has it; None while it runs."""
-        with self._lock:  # of two threads only one would be told
+        with self._lock:  # of two threads only one gets the status
             if self._code is None:
                 ended, status = os.waitpid(self.pid, os.WNOHANG)
                 self._code = os.waitstatus_to_exitcode(status) if ended else None

@@ -153,6 +153,10 @@ def _reductions(ratio: float, sizes: dict[str, int]) -> list[tuple[str, int]] | 
     return None
 
 
+# A term's weight up to which it needs no explanation.
+_USUAL_WEIGHT = 10.0
+
+
 def _temperature_fault(weight: float, factors: Sequence[float], inside: int, tau: float, others: float | None) -> int:
     """The power of τ that a softened term lacks (negative) or has too many (positive).
 
@@ -168,8 +172,10 @@ def _temperature_fault(weight: float, factors: Sequence[float], inside: int, tau
 
     >>> _temperature_fault(0.5, [0.5], 0, 8.0, 0.5), _temperature_fault(14.4, [14.4], 0, 4.0, 0.1)
     (-2, 0)
-    >>> _temperature_fault(2.0, [0.5, 4.0], 0, 2.0, 2.0)
-    0
+    >>> _temperature_fault(2.0, [0.5, 4.0], 0, 2.0, 2.0), _temperature_fault(16.0, [16.0], 0, 2.0, 1.0)
+    (0, 0)
+    >>> _temperature_fault(256.0, [256.0], 0, 4.0, 1.0), _temperature_fault(1.0125, [8.1, 0.125], 0, 3.0, 0.0125)
+    (2, 0)
     """
     if abs(tau - 1) < 1e-3:
         return 0
@@ -185,12 +191,19 @@ def _temperature_fault(weight: float, factors: Sequence[float], inside: int, tau
         return -2
     # A number that is a power of τ may be a weight as well: ½·τ² at τ = 2 lacks nothing.
     powers = [[0, *(power for power in (1, 2, 4) if is_power(each, power))] for each in factors[:8]]
+    if tau**2 <= _USUAL_WEIGHT:
+        # At τ = 2, 16 is τ² with a weight of 4, multiplied before.
+        powers = [[*each, 2] if 4 in each else each for each in powers]
     if any(inside + sum(chosen) == 2 for chosen in itertools.product(*powers)):
         return 0
     found = sum(max(each) for each in powers)
     if inside or found:
         return inside + found - 2
-    could_hold = any(each > 1 for each in factors) and abs(left - float(f"{left:.2g}")) < 1e-4 * abs(left)
+    # Of a product, as of α·τ² and the share of a part of the batch, one number alone may hold it.
+    held = [left, *(each / tau**2 for each in factors)]
+    could_hold = any(each > 1 for each in factors) and any(
+        abs(each - float(f"{each:.2g}")) < 1e-4 * each for each in held
+    )
     return 0 if could_hold else -2
 
 

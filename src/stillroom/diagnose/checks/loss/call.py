@@ -238,6 +238,10 @@ class LossFunction:
         return LossValue(value.detach().double(), gradients, returned)
 
 
+class MakesLoss(BadInput):
+    """What was given as a loss returns one."""
+
+
 def scalar_of(raw: Any) -> tuple[Tensor | None, str]:
     """The scalar in what a loss returned, and in words what that was where it is no scalar tensor.
 
@@ -254,6 +258,11 @@ def scalar_of(raw: Any) -> tuple[Tensor | None, str]:
         return scalar_of(raw.loss)
     if isinstance(raw, tuple | list) and raw and isinstance(raw[0], Tensor):
         return scalar_of(raw[0])
+    if inspect.isroutine(raw) or isinstance(raw, nn.Module):
+        expected = (
+            "a loss: this makes one, so give its result a name, such as kd_loss = make_loss(teacher), and check that"
+        )
+        raise MakesLoss("loss", f"a function that returns a {type(raw).__name__}", expected)
     if not isinstance(raw, Tensor):
         kind = type(raw).__name__
         return None, "None" if raw is None else f"a {kind}"
@@ -363,6 +372,8 @@ def find_loss_function(
             try:
                 drawn = draw_tensors(found, lead=_lead(found, num_classes), classes=num_classes)
                 value = found({role: tensor.to(device) for role, tensor in drawn.items()})
+            except MakesLoss:
+                raise
             except Exception as error:  # a user's loss can fail in any way
                 errors.append(format_error(error, 120))
                 continue
