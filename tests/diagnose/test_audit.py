@@ -1696,3 +1696,14 @@ def test_answers_that_were_stored_with_dropout_in_training_mode_are_a_problem(aw
         loop.ask = lambda loop, x, number: kept[ROWS * (i := next(rows)) : ROWS * i + ROWS]
         loop.run()
     assert problems(watched.diagnosis) == (["teacher_mode"] if awake else [])
+
+
+def test_labels_of_several_classes_at_once_are_no_stored_answers() -> None:
+    net, labels = nn.Linear(6, 4), (torch.rand(64, 4) > 0.5).float()
+    images, optimizer = torch.randn(64, 6), torch.optim.SGD(net.parameters(), lr=0.1)
+    with audit(steps=4) as watched:
+        for rows in torch.arange(64).split(16):
+            optimizer.zero_grad()
+            F.binary_cross_entropy_with_logits(net(images[rows]), labels[rows]).backward()
+            optimizer.step()
+    assert "stale_answers" not in {each.check for each in watched.diagnosis.findings if each.verdict != "skipped"}

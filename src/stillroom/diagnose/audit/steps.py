@@ -245,7 +245,10 @@ class StepReader:
         if facts._simplex(rows):
             # One-hot, smoothed and mixed labels hold few values in a row; a teacher's probabilities many.
             return tensor.shape[-1] > 4 and all(len(set(row.tolist())) > 4 for row in rows[:8])
-        return bool(rows.std() > 0) or not bool(rows.any())
+        if not bool(rows.any()):
+            return True
+        # Labels of several classes at once are 0 and 1, or two other numbers where they are smoothed.
+        return bool(rows.std() > 0) and len(rows.unique()) > 2
 
     def follower(self, step: Step) -> Follower | None:
         """A teacher that no optimizer holds and a student of the same shape: one may be a moving average."""
