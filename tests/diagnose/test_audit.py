@@ -1707,3 +1707,19 @@ def test_labels_of_several_classes_at_once_are_no_stored_answers() -> None:
             F.binary_cross_entropy_with_logits(net(images[rows]), labels[rows]).backward()
             optimizer.step()
     assert "stale_answers" not in {each.check for each in watched.diagnosis.findings if each.verdict != "skipped"}
+
+
+def test_rows_of_stored_answers_that_are_stacked_into_a_batch_are_answers() -> None:
+    images, labels = torch.randn(64, 6), torch.randint(4, (64,))
+    items = list(zip(images, labels, torch.randn(64, 4), strict=True))
+    net = nn.Linear(6, 4)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with audit(steps=4) as watched:
+        for start in range(0, 64, 16):
+            x, y, t = (torch.stack(each) for each in zip(*items[start : start + 16], strict=True))
+            loss = F.cross_entropy(net(x), y) + kd(net(x), t)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    (finding,) = (each for each in watched.diagnosis.findings if each.check == "teacher_unused")
+    assert finding.verdict == "ok", finding

@@ -283,9 +283,9 @@ class Tape(TorchFunctionMode):
             self._earlier = {k: v for k, v in self._earlier.items() if v[0]() is not None}
 
     def carry(self, nodes: Iterable[Node]) -> None:
-        """Functions that were recorded before this window began and belong to it."""
+        """Functions that were recorded before this window began and belong to it, but for a batch put together."""
         for node in nodes:
-            if node.call is None:
+            if node.call is None and (node.name != "stack" or node.outputs[0].requires_grad):
                 self._add(self._node(node.function, node.name, node.args, node.kwargs, node.outputs, node.place))
 
     def _node(
