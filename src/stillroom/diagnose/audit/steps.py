@@ -248,7 +248,7 @@ class StepReader:
         if not bool(rows.any()):
             return True
         # Labels of several classes at once are 0 and 1, or two other numbers where they are smoothed.
-        return bool(rows.std() > 0) and len(rows.unique()) > 2
+        return bool(rows.std() > 0) and len(torch.unique(rows)) > 2
 
     def follower(self, step: Step) -> Follower | None:
         """A teacher that no optimizer holds and a student of the same shape: one may be a moving average."""
