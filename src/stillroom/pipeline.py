@@ -27,7 +27,6 @@ from stillroom.losses.registry import default_losses
 from stillroom.models.config import ModelConfig
 from stillroom.models.cost import latency_seconds
 from stillroom.models.external import PRETRAINED, default_image_size, is_external, pretrained_file
-from stillroom.models.modes import train_mode
 from stillroom.models.registry import brings_weights
 from stillroom.models.running_statistics import fresh_momentum, starting_share
 from stillroom.observer import Observer
@@ -106,10 +105,13 @@ def run_request(request: Request, out: Path, observer: Observer, say: Callable[[
     config, data = _with_validation(request, config, data, say)
     teacher = _teacher(request, data, weights)
     plan = _plan(request, config, data, teacher, momenta, out, began, say)
+    lines: dict[str, None] = {}  # each once: both students are the same model
     recipes = {
-        name: _with_statistics(recipe, len(data.train), momenta, say)
+        name: _with_statistics(recipe, len(data.train), momenta, lines.setdefault)
         for name, recipe in _recipes(request, config, data, teacher, plan, out, observer, say).items()
     }
+    for line in lines:
+        say(line)
     finished: dict[str, Finished] = {}
     for place, (name, recipe) in enumerate(recipes.items(), start=1):
         say(f"{place}/{len(recipes)}  {_TITLES[name]}")
@@ -142,13 +144,17 @@ def _try_models(request: Request, config: DataConfig, facts: InputFacts) -> dict
         try:
             with torch.random.fork_rng(devices=[]):
                 model = build_model(_recipe(request, config, "", {"name": name}).student, facts, "student")
-            with train_mode(model):
-                momenta[name] = fresh_momentum(model)
+            momenta[name] = fresh_momentum(model)
         except BadInput as error:
             if error.field == "student.name":
                 raise BadInput(option, error.value, error.expected) from None
             raise
     return momenta
+
+
+def _is_short(momentum: float | None, steps: int) -> bool:
+    """Whether so many steps are too few for the running statistics of batch norms."""
+    return starting_share(momentum, steps) >= STARTING.warning
 
 
 def _with_statistics(
@@ -158,7 +164,7 @@ def _with_statistics(
     student, training = recipe.student, recipe.training
     steps = training.total_steps(max(images // recipe.data.batch_size, 1))
     momentum = None if student.weights is not None else momenta.get(student.name)
-    if training.recompute_batch_norm is not None or starting_share(momentum, steps) < STARTING.warning:
+    if training.recompute_batch_norm is not None or not _is_short(momentum, steps):
         return recipe
     say(
         f"{student.name} has batch norms of momentum {momentum:g}: {counted(steps, 'step')} leave their statistics at "
@@ -384,7 +390,7 @@ class _Costs:
         """All epochs, with an evaluation after each, before which running statistics may be computed anew."""
         images = len(self.data.train)
         steps = epochs * max(images // self.batch, 1)
-        anew = starting_share(self.momenta[which], steps) >= STARTING.warning
+        anew = _is_short(self.momenta[which], steps)
         seen = min(_STATISTICS_BATCHES * self.batch, images) * (speed.answer + self.reading) if anew else 0.0
         measured = len(self.data.validation or self.data.test)
         return epochs * (images * (speed.learn + self.reading) + seen + measured * speed.answer)

@@ -167,26 +167,6 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def train_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into training mode for a block, then each of its modules back into its own mode.
-
-    >>> net = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
-    >>> with train_mode(net):
-    ...     net[1].training
-    True
-    >>> net[0].training, net[1].training
-    (True, False)
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    model.train()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-@contextmanager
 def plain_attention() -> Iterator[None]:
     """Multi-head attention as its separate operations for a block: PyTorch's fused inference path has no gradient."""
     before = torch.backends.mha.get_fastpath_enabled()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -11,34 +11,50 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from stillroom.models.modes import eval_mode
 
 
-def moving_norms(model: nn.Module) -> dict[str, _BatchNorm]:
-    """The batch norms that update running statistics in the mode in which the model is, by name.
+def running_norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    """A model's batch norms that have running statistics, by name.
 
-    >>> net = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3).eval(), nn.BatchNorm1d(3, track_running_stats=False))
-    >>> list(moving_norms(net))
+    >>> net = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3, track_running_stats=False))
+    >>> list(running_norms(net))
     ['0']
     """
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and module.training and module.running_mean is not None
-    }
+    modules = model.named_modules()
+    return {name: each for name, each in modules if isinstance(each, _BatchNorm) and each.running_mean is not None}
 
 
-def fresh_momentum(model: nn.Module) -> float | None:
+def moving_norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    """Those that update them in the mode in which the model is, by name.
+
+    >>> list(moving_norms(nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3).eval())))
+    ['0']
+    """
+    return {name: norm for name, norm in running_norms(model).items() if norm.training}
+
+
+def is_unused(norm: _BatchNorm) -> bool:
+    """Whether no batch has changed the running statistics: all means 0, all variances 1.
+
+    >>> is_unused(nn.BatchNorm1d(2))
+    True
+    """
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return bool((norm.running_mean == 0).all()) and bool((norm.running_var == 1).all())
+
+
+def fresh_momentum(model: nn.Module, frozen: Collection[nn.Module] = ()) -> float | None:
     """The smallest momentum of a model's batch norms that have seen no batch yet; None where there is none.
 
     A norm of momentum None averages all batches alike, so that nothing is left of its starting values.
 
+    Args:
+        frozen: modules that see none while the rest is trained.
+
     >>> fresh_momentum(nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3, momentum=0.01))), fresh_momentum(nn.ReLU())
     (0.01, None)
     """
-    momenta = [
-        norm.momentum
-        for norm in moving_norms(model).values()
-        if norm.momentum is not None and norm.running_mean is not None and not bool(norm.running_mean.any())
-    ]
-    return min(momenta, default=None)
+    norms = [norm for norm in running_norms(model).values() if norm not in frozen and is_unused(norm)]
+    return min((norm.momentum for norm in norms if norm.momentum is not None), default=None)
 
 
 def starting_share(momentum: float | None, batches: int) -> float:
@@ -51,7 +67,7 @@ def starting_share(momentum: float | None, batches: int) -> float:
 
 
 @torch.no_grad()
-def recompute_statistics(model: nn.Module, names: Sequence[str], inputs: Iterable[Tensor]) -> None:
+def recompute_statistics(model: nn.Module, names: Iterable[str], inputs: Iterable[Tensor]) -> None:
     """Replace the running statistics of some batch norms by averages over batches; everything else stays.
 
     Each batch counts alike. All other modules are in evaluation mode meanwhile, so that nothing is dropped out.

@@ -19,7 +19,7 @@ from stillroom.files import canonical_json, digest
 from stillroom.losses.base import Loss
 from stillroom.losses.registry import names_for_task
 from stillroom.losses.setup_context import ModelInfo, SetupContext, TrainingSamples
-from stillroom.models.modes import TrainedPart, device_of, train_mode, train_only
+from stillroom.models.modes import TrainedPart, device_of, train_only
 from stillroom.models.prepared import PreparedModel, prepare_model, with_layout
 from stillroom.models.preprocess import known_classes
 from stillroom.models.reader import FEATURES
@@ -199,8 +199,6 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
         same_at_start=[name for name, config in recipe.all_teachers.items() if config.follows_student],
         frozen=trained.frozen if trained is not None else (),
     ).to(runtime.device)
-    with train_mode(step):
-        norm_momentum = fresh_momentum(student.model) if recipe.student.weights is None else None
     teachers = build_teachers(context, components.losses, models, student)
     hooks += [source for source in teachers.values() if isinstance(source, FollowingTeacher)]
     fingerprints = {name: source.fingerprint for name, source in teachers.items()}
@@ -225,7 +223,7 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
         optimisation=components.optimisation,
         custom=components.custom,
         trained=trained,
-        norm_momentum=norm_momentum,
+        norm_momentum=fresh_momentum(student.model, trained.frozen if trained is not None else ()),
     )
 
 

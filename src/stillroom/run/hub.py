@@ -33,7 +33,7 @@ def push_run(
         run: a finished run's folder.
         name: of the repository, ``OWNER/NAME``.
         private: whether a new repository is private.
-        form: ``safetensors``, or what is uploaded beside it, as :func:`stillroom.run.export.export_run` takes it.
+        form: ``safetensors``, or what is uploaded in addition, as :func:`stillroom.run.export.export_run` takes it.
         pixels: the graph takes uint8 images.
 
     Returns:
@@ -67,7 +67,7 @@ def push_run(
 def write_hub_folder(run: Path, form: str = "safetensors", *, pixels: bool = False) -> Path:
     """Write ``README.md`` (the model card), ``model.safetensors`` and ``recipe.yaml`` to ``RUN/export/hub``.
 
-    Of paths in the recipe the last part alone is left. Another form is written beside the weights, as ``model.onnx``;
+    Of paths in the recipe the last part alone is left. Another form is written next to the weights, as ``model.onnx``;
     what an earlier call wrote there is removed.
     """
     folder = run / "export" / "hub"

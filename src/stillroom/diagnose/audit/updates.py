@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stillroom.diagnose.checks.loop.record import Averaging, Decay
+from stillroom.models.running_statistics import running_norms
 
 # Numbers of a parameter that a step's change is measured by.
 UPDATE_NUMBERS = 2**16
@@ -93,7 +94,7 @@ class Follower:
             [weakref.ref(p) for p in module.parameters() if p.dim() >= 2][:AVERAGED] for module in (teacher, student)
         ]
         self._marked: tuple[Tensor, Tensor] | None = None
-        norms = [[weakref.ref(each) for each in module.modules() if _is_tracked(each)] for module in (teacher, student)]
+        norms = [list(map(weakref.ref, running_norms(module).values())) for module in (teacher, student)]
         self._norms = [each[:AVERAGED] for each in norms] if len(norms[0]) == len(norms[1]) else [[], []]
         self._first: list[Tensor] | None = None  # the running statistics of both when they were marked first
 
@@ -164,7 +165,3 @@ class Follower:
                 return None
             shares.append(share if length else 0.0)
         return Averaging(shares[0], shares[1], self._stale())
-
-
-def _is_tracked(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None

@@ -18,6 +18,7 @@ from stillroom.data.images import rank_in_class
 from stillroom.diagnose.chance import ALPHA, mcnemar
 from stillroom.diagnose.check import Limits
 from stillroom.models.modes import eval_mode
+from stillroom.models.running_statistics import recompute_statistics, running_norms
 
 GAIN = Limits(
     warning=0.02,
@@ -34,7 +35,6 @@ BATCH = 256
 _FIRST = 128
 # Gains that count as the same.
 _NEAR = 0.03
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 # Mean and standard deviation of pixels/255.
 _STATISTICS = {
     "ImageNet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -192,7 +192,7 @@ def has_running_statistics(model: nn.Module) -> bool:
     >>> has_running_statistics(nn.BatchNorm2d(3)), has_running_statistics(nn.LayerNorm(3))
     (True, False)
     """
-    return any(isinstance(m, _NORMS) and m.running_mean is not None for m in model.modules())
+    return bool(running_norms(model))
 
 
 @torch.no_grad()
@@ -220,8 +220,7 @@ def statistics_misfit(model: nn.Module, inputs: Tensor) -> float:
         shift = (norm.running_mean.double() - x.mean(over)).abs() / var.sqrt()
         found.append(float((shift + (norm.running_var.double().clamp_min(1e-12) / var).log().abs() / 2).mean()))
 
-    norms = [m for m in model.modules() if isinstance(m, _NORMS) and m.running_mean is not None]
-    handles = [norm.register_forward_pre_hook(measure) for norm in norms]
+    handles = [norm.register_forward_pre_hook(measure) for norm in running_norms(model).values()]
     try:
         with eval_mode(model):
             model(inputs)
@@ -231,7 +230,6 @@ def statistics_misfit(model: nn.Module, inputs: Tensor) -> float:
     return median(found) if found else 0.0
 
 
-@torch.no_grad()
 def recalibrate(model: nn.Module, inputs: Tensor) -> None:
     """Recompute a model's running statistics from one batch of its input; nothing else of it changes.
 
@@ -240,16 +238,4 @@ def recalibrate(model: nn.Module, inputs: Tensor) -> None:
     >>> norm.running_mean.item(), norm.running_var.item()
     (2.0, 2.0)
     """
-    with eval_mode(model):
-        norms = [m for m in model.modules() if isinstance(m, _NORMS) and m.running_mean is not None]
-        before = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            # Of one batch, that batch's statistics.
-            norm.momentum = 1.0
-            norm.train()
-        try:
-            model(inputs)
-        finally:
-            for norm, momentum in zip(norms, before, strict=True):
-                norm.momentum = momentum
+    recompute_statistics(model, running_norms(model), [inputs])

@@ -12,7 +12,6 @@ from stillroom.diagnose.checks.recipe.context import CheckContext
 from stillroom.diagnose.checks.running_statistics import judge_statistics, statistics_check
 from stillroom.diagnose.remedies import USUAL_RATE, mean_weight, option_path, usual_decay
 from stillroom.losses.registry import loss_class
-from stillroom.models.modes import train_mode
 from stillroom.models.running_statistics import fresh_momentum
 from stillroom.schema.diagnosis import Remedy, Verdict
 from stillroom.tasks import TASKS
@@ -201,11 +200,7 @@ def student_statistics(context: CheckContext) -> CheckResult:
     """Whether the run is long enough for the running statistics of the student's batch norms."""
     training = context.recipe.training
     batches = context.total_steps * training.accumulate
-    student = context.student.model
-    with train_mode(student):
-        momentum = fresh_momentum(student)
-    if context.recipe.student.weights is not None:
-        momentum = None  # a file may say that its norms have seen no batch
+    momentum = fresh_momentum(context.student.model)
     return judge_statistics(momentum, batches, recomputed=training.recompute_batch_norm is not None)
 
 

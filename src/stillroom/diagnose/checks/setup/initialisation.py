@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
+from stillroom.models.running_statistics import is_unused, running_norms
+
 # Fewer weights fit several laws.
 LEAST = 64
 # More prove no more, and the test sorts them.
@@ -86,10 +88,4 @@ def unused_norms(model: nn.Module) -> int:
     >>> unused_norms(nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2)))
     1
     """
-    norms = (
-        m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None
-    )
-    return sum(
-        bool((norm.running_mean == 0).all()) and bool((norm.running_var == 1).all())  # type: ignore[union-attr]
-        for norm in norms
-    )
+    return sum(map(is_unused, running_norms(model).values()))
