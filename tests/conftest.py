@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -14,6 +15,25 @@ from report.browser import Visits, browser_context
 
 if TYPE_CHECKING:  # the process that hands tests to workers reads this file, too, and needs no torch
     from torch import Tensor, nn
+
+
+@pytest.fixture
+def script_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``stillroom audit`` gives a script in this process is put back: else the next tests find no module."""
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+
+
+@pytest.fixture(autouse=True)
+def _paths_stay() -> Iterator[None]:
+    """A test that takes away where modules are found fails itself, not those that its worker runs after it."""
+    before = list(sys.path)
+    yield
+    lost = [path for path in before if path not in sys.path]
+    if lost:
+        sys.path[:] = before
+        pytest.fail(f"it took {', '.join(lost)} from sys.path and did not put it back")
 
 
 @pytest.fixture(scope="session")

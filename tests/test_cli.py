@@ -538,6 +538,7 @@ def test_a_machine_without_a_compiler_is_reported_what_to_set(workplace: Path) -
     assert not list((workplace / "run").iterdir())
 
 
+@pytest.mark.usefixtures("script_state")
 def test_an_option_without_its_value_does_not_take_the_next_option(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

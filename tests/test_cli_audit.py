@@ -35,11 +35,8 @@ LINE = 1 + next(number for number, line in enumerate(LOOP.splitlines()) if "the 
 
 
 @pytest.fixture
-def audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def audit(tmp_path: Path, script_state: None) -> Callable[..., int]:
     """Run a script under audit in this process, and put back what a script changes."""
-    monkeypatch.setattr(sys, "argv", list(sys.argv))
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 
     def start(source: str, *options: str, arguments: tuple[str, ...] = ()) -> int:
         (tmp_path / "train.py").write_text(source)
@@ -114,12 +111,10 @@ def test_a_script_may_change_the_folder_and_its_hook_is_called(
     assert (tmp_path / "relative" / "diagnosis.json").is_file()
 
 
+@pytest.mark.usefixtures("script_state")
 def test_a_module_runs_as_python_runs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", list(sys.argv))
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
     monkeypatch.chdir(tmp_path)
     package = tmp_path / "pack_under_audit"
     package.mkdir()
