@@ -238,11 +238,14 @@ class LossContext:
         """Where minimising the teacher's part over free logits leads, from random ones."""
         tensors = self.draw(seed=3, scale=2.0, lead=self.lead(8))
         start, teacher = tensors["student"], tensors["teacher"]
-        student, steps = start.clone(), 80
+        student, steps, largest = start.clone(), 80, 0.0
         for step in range(steps):
             field = self.teacher_field({**tensors, "student": student}, self.loss)
-            # Each row goes as far, whatever its gradient's size: losses differ in scale by powers of ten.
-            student -= 2.0 * (1 - step / steps) * field / field.norm(dim=-1, keepdim=True).clamp(min=1e-30)
+            norms = field.norm(dim=-1, keepdim=True)
+            largest = max(largest, float(norms.max()))
+            # Each row goes as far, whatever its gradient's size: losses differ in scale by powers of ten. A row that
+            # is left with rounding errors, as beyond the margin of a hinge, stays where it is.
+            student -= (norms > 1e-9 * largest) * 2.0 * (1 - step / steps) * field / norms.clamp(min=1e-30)
 
         def distance(z: Tensor) -> float:
             log_p = teacher.log_softmax(-1)
