@@ -45,9 +45,9 @@ from stillroom.train.device import (
     autocast,
     exact_float32,
     forget_peak_memory,
+    native_precision,
     peak_memory,
     resolve_device,
-    resolve_precision,
 )
 from stillroom.train.recorders import StepHook, StepInfo
 
@@ -148,7 +148,7 @@ def tail_alone(job: SourceJob, baton: Baton) -> None:
     with overheard(found):
         run(job, Path(job.folder), job.losses, StopAfterFirst())
     tail, features = found[job.tap]
-    precision = resolve_precision("auto", baton.device)
+    precision = native_precision(baton.device)
 
     def forward() -> tuple[Tensor, Tensor]:
         given = features.detach().requires_grad_()
@@ -199,7 +199,7 @@ def answer(job: SourceJob, baton: Baton) -> None:
             pipe,
             example=example,
             device=device,
-            precision=as_dtype(resolve_precision("auto", device)),
+            precision=as_dtype(native_precision(device)),
             taps=[job.tap],
             fishers=[] if closed else of,
             tails=tails,

@@ -56,7 +56,7 @@ from stillroom.run.records import environment
 from stillroom.run.run import execute
 from stillroom.run.run import prepare as prepare_run
 from stillroom.train.config import TrainingConfig
-from stillroom.train.device import autocast, has_native_bfloat16, resolve_device, resolve_precision
+from stillroom.train.device import autocast, has_native_bfloat16, native_precision, resolve_device
 from stillroom.train.recorders import StepHook, StepInfo
 
 TAU = 4.0
@@ -157,7 +157,7 @@ def memory(device: torch.device) -> dict[str, float]:
 def machine(device: torch.device) -> dict[str, Any]:
     """What the figures hold for."""
     native = has_native_bfloat16(device)
-    precision = resolve_precision("auto", device)
+    precision = native_precision(device)
     found = environment(device).model_dump(mode="json")
     return {**found, "threads": torch.get_num_threads(), "native_bf16": native, "precision": precision}
 
@@ -440,7 +440,7 @@ def steps_by_hand(job: Job, device: torch.device, pieces: Pieces) -> Iterator[No
     augmentation = make_recipe(job).data.augmentation
 
     def precision() -> AbstractContextManager[object]:
-        return autocast(device, resolve_precision("auto", device) if pieces.low_precision else "float32")
+        return autocast(device, native_precision(device) if pieces.low_precision else "float32")
 
     yield
     for rows, view in requests(job, data):

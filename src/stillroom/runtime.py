@@ -112,7 +112,13 @@ class Runtime:
     """Where a run takes place."""
 
     device: torch.device  # where models run
-    precision: Precision  # of the training steps, and so of the teacher's outputs in them
+    precision: Precision  # of the training steps
     processes: Processes  # who shares the work
     observer: Observer  # follows the progress
     clock: PhaseClock = field(default_factory=PhaseClock)  # what its time goes to
+    of_frozen_teachers: Precision | None = None  # where it is not that of the training steps
+
+    @property
+    def teacher_precision(self) -> Precision:
+        """Of what frozen teachers give in the training steps."""
+        return self.of_frozen_teachers or self.precision

@@ -31,6 +31,7 @@ from stillroom.teachers.cache_store import list_caches
 
 Make = Callable[..., Recipe]
 ON, OFF = "cache.enabled=true", "cache.enabled=false"
+AUTO = "training.precision=auto"
 SEEN = ("data.augmentation.flip=true", "data.augmentation.views=2", "training.epochs=3")
 
 
@@ -71,6 +72,47 @@ def test_cache_on_is_cache_off(recipe: Make, tmp_path: Path, dtype: str, augment
     summaries = [json.loads((tmp_path / who / "summary.json").read_text()) for who in ("off", "on")]
     assert summaries[0]["hashes"] == summaries[1]["hashes"]
     assert summaries[0]["teachers"] == summaries[1]["teachers"]
+
+
+class Depthwise(nn.Module):
+    """A student with a depthwise convolution."""
+
+    def __init__(self, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        self.wide = nn.Conv2d(in_channels, 8, 1)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.linear = nn.Linear(8, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.linear(self.depthwise(self.wide(x)).mean((2, 3)))
+        return logits
+
+
+def test_a_depthwise_student_trains_in_float32_and_its_teacher_answers_in_bfloat16(
+    recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stillroom.train.device.has_native_bfloat16", lambda device: True)
+    # The teacher's last bits depend on how many images it is asked about at once: eight bits are kept of each.
+    own = f"student={{name: '{__name__}:Depthwise'}}"
+    for name, cache in (("off", OFF), ("on", ON)):
+        execute(recipe(*SEEN, own, AUTO, cache), tmp_path / name)
+        written = yaml.safe_load((tmp_path / name / "recipe.yaml").read_text())["training"]
+        assert (written["precision"], written["teacher_precision"]) == ("float32", "bfloat16")
+    off, on = (read_lines(tmp_path / name / "metrics.jsonl") for name in ("off", "on"))
+    for left, right in zip(off, on, strict=True):
+        assert right["loss"] == pytest.approx(left["loss"], rel=0.02) if "loss" in left else True
+    (spec,) = [
+        found["identity"]["precision"]
+        for path in (tmp_path / "answers").glob("*/cache.json")
+        if (found := json.loads(path.read_text()))["identity"]["kept"]["images"] == 200
+    ]
+    assert spec == "bfloat16"
+    # As the user says, where the user says it; and any other student learns in what the machine is fastest in.
+    execute(recipe(own, "training.precision=float32", "training.epochs=1"), tmp_path / "exact")
+    execute(recipe(AUTO, "student={name: resnet8, options: {width: 2}}"), tmp_path / "other")
+    for name, expected in (("exact", "float32"), ("other", "bfloat16")):
+        written = yaml.safe_load((tmp_path / name / "recipe.yaml").read_text())["training"]
+        assert (written["precision"], written["teacher_precision"]) == (expected, expected)
 
 
 @pytest.mark.usefixtures("perceptrons")

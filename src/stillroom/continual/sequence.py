@@ -159,18 +159,16 @@ class TaskSequence:
 
     def _resolve(self, recipe: Recipe) -> Recipe:
         train, training, cache = self.tasks.data.train, recipe.training, recipe.cache
-        precision = resolve_precision(training.precision, self.device)
-        own = None
-        if recipe.student.preprocess is None:  # what the model says of itself, as in any other run
-            with seed_rng(recipe.seed, "student-init"):
-                own = build_for_classes(recipe.student.without_weights(), train, train.num_classes)
+        with seed_rng(recipe.seed, "student-init"):  # what the model says of itself, as in any other run
+            own = build_for_classes(recipe.student.without_weights(), train, train.num_classes)
+        training = resolve_precision(training, self.device, own)
         preprocess = preprocess_for(train, recipe.student, "student", own)
         if cache.enabled == "auto":
             # The teacher of a task is used by that task only, so its outputs are not worth keeping.
             cache = cache.model_copy(update={"enabled": False})
         return recipe.model_copy(
             update={
-                "training": training.model_copy(update={"device": self.device.type, "precision": precision}),
+                "training": training.model_copy(update={"device": self.device.type}),
                 "student": recipe.student.model_copy(update={"preprocess": preprocess or "none"}),
                 "cache": cache,
             }

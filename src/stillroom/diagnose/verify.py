@@ -38,6 +38,7 @@ _DIFFERENCES = {
     "teacher": "teacher",
     "student": "student",
     "training.precision": "precision",
+    "training.teacher_precision": "precision",
     "training.threads": "threads",
     "training.ema": "moving average",
     "training.compile": "compiled",

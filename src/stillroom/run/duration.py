@@ -20,7 +20,15 @@ from stillroom.models.prepared import with_layout
 from stillroom.randomness import seed_rng
 from stillroom.run.components import build_model
 from stillroom.train.config import TrainingConfig
-from stillroom.train.device import autocast, exact_float32, resolve_device, resolve_precision, resolve_threads, threads
+from stillroom.train.device import (
+    autocast,
+    exact_float32,
+    precision_of,
+    resolve_device,
+    resolve_precision,
+    resolve_threads,
+    threads,
+)
 from stillroom.train.optimisation import build_optimizer
 
 _IMAGES = 8
@@ -59,11 +67,11 @@ def measure_speed(
         patience: seconds that a pass over a batch may take; where it would take longer, a few images have to do.
     """
     device = resolve_device(training.device)
-    precision = resolve_precision(training.precision, device)
     with threads(resolve_threads(training.threads)), exact_float32(), seed_rng(0, "student-init"):
         model = build_model(config.without_weights(), data, field).to(device)
         prepared = with_layout(model, config, data, field)
         model = prepared.model
+        precision = precision_of(resolve_precision(training, device, model))
         optimizer = build_optimizer([model], training.optimizer)
 
         def answer(images: Tensor) -> None:

@@ -35,7 +35,7 @@ def resolve(recipe: Recipe, components: RunComponents) -> Recipe:
             decide the cache.
 
     Returns:
-        The recipe with ``training.device``, ``training.precision``, ``cache.enabled`` and the ``preprocess`` of each
+        The recipe with ``training.device``, both precisions, ``cache.enabled`` and the ``preprocess`` of each
         model written out; see :func:`with_threads`.
 
     Raises:
@@ -43,7 +43,7 @@ def resolve(recipe: Recipe, components: RunComponents) -> Recipe:
     """
     train = components.data.train
     device = resolve_device(recipe.training.device)
-    precision = resolve_precision(recipe.training.precision, device)
+    training = resolve_precision(recipe.training, device, components.student)
     cached = uses_cache(recipe, components.losses, train)
     teachers = {
         name: _teacher_model(config, train, recipe.teacher_field(name), components.teachers.get(name))
@@ -56,7 +56,7 @@ def resolve(recipe: Recipe, components: RunComponents) -> Recipe:
     return recipe.with_teachers(teachers).model_copy(
         update={
             "student": _with_preprocess(recipe.student, train, "student", components.student),
-            "training": recipe.training.model_copy(update={"device": device.type, "precision": precision}),
+            "training": training.model_copy(update={"device": device.type}),
             "cache": recipe.cache.model_copy(update={"enabled": cached}),
         }
     )

@@ -38,6 +38,7 @@ from stillroom.train.device import (
     reuse_memory,
     runtime_of,
     threads,
+    with_precision,
 )
 from stillroom.train.evaluation import score_outputs
 from stillroom.train.folder import NullRunFolder, RunFolder
@@ -162,6 +163,7 @@ def _opened(
             expected = "losses that read labels alone; `stillroom distill` takes a teacher"
             raise BadInput("losses", reading[0], expected)
         recipe = resolve(recipe, components)
+        runtime = with_precision(runtime, recipe.training)
         recipe, components = reuse_head(recipe, components)
         parts = build(recipe, components, runtime, hooks)
         validate(parts)

@@ -47,7 +47,9 @@ _MARKER_STEPS = 999_999_937
 # Which threads read files, and when, changes no pixel.
 _HANDLING = ("batch_size", "augmentation", "workers", "in_memory")
 # What a run settles for itself, where the plan left it open.
-_SETTLED = {"training.device": "auto", "training.precision": "auto", "cache.enabled": "auto"}
+_SETTLED = dict.fromkeys(
+    ("training.device", "training.precision", "training.teacher_precision", "cache.enabled"), "auto"
+)
 _MOST_SHOWN = 3
 _PLURAL = {"has": "have", "differs": "differ", "reports": "report"}
 
@@ -221,7 +223,7 @@ def planned_fields(run: PlannedRun, study: Study, seconds: float | None) -> dict
         "micro-batches": FairnessField({"": training.accumulate}),
         **_tasks(recipe, run),
         "data": FairnessField(_data(recipe)),
-        "precision": FairnessField({"": training.precision}),
+        "precision": FairnessField(_precision(recipe, training.precision)),
     }
     if recipe.teacher is not None or recipe.teachers is not None:
         found["teacher"] = FairnessField(_teacher(recipe, study))
@@ -256,7 +258,7 @@ def finished_fields(run: FinishedRun, study: Study, seconds: float | None) -> di
         "test images": FairnessField(
             {"count": run.predictions.count}, run.predictions.labels, reasoned=True, follows=of_data
         ),
-        "precision": FairnessField({"": summary.precision}),
+        "precision": FairnessField(_precision(recipe, summary.precision)),
         **_tasks(recipe, run.planned, class_order),
         "versions": FairnessField({"stillroom": run.environment.stillroom, "torch": run.environment.torch}),
     }
@@ -326,6 +328,12 @@ def _tasks(recipe: Recipe, run: PlannedRun, order: Sequence[int] | None = None) 
     if settings.memory:
         kept["selection"] = settings.selection
     return {"tasks": FairnessField(tasks, key), "memory": FairnessField(kept)}
+
+
+def _precision(recipe: Recipe, of_steps: str) -> dict[str, Any]:
+    """That of the training steps, and of frozen teachers where it is another."""
+    of_teachers = recipe.training.teacher_precision
+    return {"": of_steps} | ({} if of_teachers in ("auto", of_steps) else {"of teachers": of_teachers})
 
 
 def _student(recipe: Recipe) -> dict[str, Any]:

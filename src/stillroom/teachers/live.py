@@ -224,7 +224,7 @@ class LiveTeacherSource(TeacherSource):
         if not self._cache.enabled:
             processes = self._runtime.processes.count
             self.counter.answers += count if self._means else 0
-            if change_between_queries(query, 0, count) > STALE_TOLERANCE[self._runtime.precision]:
+            if change_between_queries(query, 0, count) > STALE_TOLERANCE[self._runtime.teacher_precision]:
                 self._runtime.observer.note(f"teacher {self.name} is random: it gives other outputs each time")
 
             def counting(batch: Batch) -> ModelOutput:
@@ -257,7 +257,7 @@ class LiveTeacherSource(TeacherSource):
         """The teacher on each batch, and as a query of training images by view and index."""
         # With a held-out part, the outputs for all images are stored, so that all runs share them.
         parent = loader.parent()
-        if self._runtime.precision == "float32" and not (self._taps or self._fishers or self._tails):
+        if self._runtime.teacher_precision == "float32" and not (self._taps or self._fishers or self._tails):
             live = self._in_float32()
         else:
             live = LiveTeacher(
@@ -265,7 +265,7 @@ class LiveTeacherSource(TeacherSource):
                 self.prepared.preprocess(),
                 example=self._data.train.parent.images[:_EXAMPLES],
                 device=self._runtime.device,
-                precision=torch.bfloat16 if self._runtime.precision == "bfloat16" else torch.float32,
+                precision=torch.bfloat16 if self._runtime.teacher_precision == "bfloat16" else torch.float32,
                 taps=self._taps,
                 fishers=self._fishers,
                 tails=self._tails,
@@ -276,7 +276,7 @@ class LiveTeacherSource(TeacherSource):
     def cache_spec(self) -> CacheSpec:
         """The cache of its outputs for the training images."""
         train = self._data.train.parent
-        parts = self._identity(train, self._augmentation, self._runtime.precision)
+        parts = self._identity(train, self._augmentation, self._runtime.teacher_precision)
         if self._augmentation.mixes and (info := self._data.train.subset_info) is not None:
             # Images are mixed with those that are learned from, so another held-out part gives other images.
             parts["partners"] = digest(info.rows.tobytes())

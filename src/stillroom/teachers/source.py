@@ -196,7 +196,7 @@ class CachedOutputs:
     ) -> None:
         self._spec, self._views, self._query, self._runtime = spec, tuple(views), query, runtime
         self._counter, self._log, self._teacher = counter, log, teacher
-        self._tolerance = STALE_TOLERANCE[precision or runtime.precision]
+        self._tolerance = STALE_TOLERANCE[precision or runtime.teacher_precision]
         self._cache = TeacherCache(spec, max_gb=config.max_gb, what=what)
         self._open: dict[int, StoredOutputs] = {}
         self._prepared: set[int] = set()

@@ -58,7 +58,7 @@ from stillroom.tasks import Task
 from stillroom.teachers.output import ModelOutput
 from stillroom.teachers.precomputed import PrecomputedLogits
 from stillroom.train.changing_teachers import as_teacher
-from stillroom.train.device import resolve_device, resolve_precision
+from stillroom.train.device import precision_of, resolve_device, resolve_precision, teacher_precision_of
 from stillroom.wording import Unit
 
 # Share of empty rows from which on stored logits show nothing else.
@@ -421,7 +421,6 @@ def open_context(
     """
     observer = observer or Observer()
     device = resolve_device(recipe.training.device)
-    precision = resolve_precision(recipe.training.precision, device)
     if components is None:
         observer.phase("reading the data", 0, 1)
         try:
@@ -433,11 +432,13 @@ def open_context(
     train = components.data.train
     check_augmentable(train, recipe.data.augmentation)
     student = prepare_model(components.student.to(device), recipe.student, train, "student")
+    training = resolve_precision(recipe.training, device, components.student)
     run_context = RunContext(
         recipe=recipe,
         data=components.data,
         device=device,
-        precision=precision,
+        precision=precision_of(training),
+        of_frozen_teachers=teacher_precision_of(training),
         processes=Processes(),
         observer=Observer(),
     )

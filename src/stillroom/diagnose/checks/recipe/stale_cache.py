@@ -43,7 +43,9 @@ def check_cached(
     there = [view for view in views if view not in missing]
     if there:
         _, query = source.live_teacher(loader)
-        cache.open(there, run_context.device, only=spec).check(query, tolerance=STALE_TOLERANCE[run_context.precision])
+        cache.open(there, run_context.device, only=spec).check(
+            query, tolerance=STALE_TOLERANCE[run_context.teacher_precision]
+        )
     test_spec, test_query = source.test_cache()
     test_cache = TeacherCache(test_spec).covering([0])
     if not test_cache.missing([0]):
@@ -81,7 +83,7 @@ def stale_cache(context: CheckContext) -> CheckResult:
     )
     _, query = source.live_teacher(loader)
     change = change_between_queries(query, 0, len(run_context.data.train.parent))
-    if change > STALE_TOLERANCE[run_context.precision]:
+    if change > STALE_TOLERANCE[run_context.teacher_precision]:
         summary = f"The teacher is random: two queries of the same $images differ by {percent(change)} of a logit."
         words = "Make it give the same outputs each time in eval mode (dropout that is always on?), or do not cache it."
         return CheckResult("problem", summary, {"change": change}, Remedy(words, {"cache.enabled": False}))
