@@ -223,8 +223,9 @@ def licences() -> str:
         "# Licences",
         "",
         "stillroom is under Apache-2.0. It contains plotly.js's cartesian bundle (MIT, `report/vendor/`), which its "
-        "pages hold. What it requires is installed by pip and not part of it; each package names its licence itself. "
-        "*base* is always installed, an extra where it is asked for, *docs* and *dev* in a checkout alone.",
+        "pages hold; its documentation contains iframe-worker (MIT, `docs/javascripts/`). What it requires is "
+        "installed by pip and not part of it; each package names its licence itself. *base* is always installed, an "
+        "extra where it is asked for, *docs* and *dev* in a checkout alone.",
         "",
         "`python benchmarks/release.py --licences`",
         "",

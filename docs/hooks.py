@@ -13,10 +13,12 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from mkdocs.utils import get_relative_url
 from pydantic import BaseModel
 
 from stillroom.cli.checklist import cell
 
+_SHIM = "https://unpkg.com/iframe-worker/shim"  # what the theme's `offline` writes into each page
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)]*)?\)")
 
 
@@ -51,6 +53,16 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Let names in tables break behind an underscore, and say in each cell what its column is, for narrow windows."""
     return re.sub(r"<table>.*?</table>", lambda table: _labelled(table[0]), html, flags=re.DOTALL)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Take the script that lets the search work from the disk from the site itself, not from elsewhere."""
+    return output.replace(_SHIM, get_relative_url("javascripts/iframe-worker.js", page.url))
+
+
+def on_post_template(output_content: str, template_name: str, config: MkDocsConfig) -> str:
+    """The same in the page for addresses that lead nowhere, which has those of a server's root."""
+    return output_content.replace(_SHIM, "/javascripts/iframe-worker.js")
 
 
 def _labelled(table: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -84,11 +85,15 @@ def shorten(value: object, limit: int = 120) -> str:
     "'/data/very/v…ry/deep/model.safetensors'"
     >>> print(shorten("C:\\\\runs"))  # a path of Windows can be pasted back
     'C:\\runs'
+    >>> shorten(shorten)  # where it lies in memory says nothing
+    '<function shorten>'
     """
     try:
         text = repr(value)
         if isinstance(value, str) and value.isprintable():
             text = text.replace("\\\\", "\\")
+        elif not isinstance(value, str | bytes):
+            text = re.sub(r" at 0x[0-9a-fA-F]+(?=>)", "", text)
     except ValueError:  # a whole number, alone or inside, of more digits than Python writes
         text = "a number of thousands of digits"
     if len(text) > limit and "/" in text and not any(each.isspace() for each in text):

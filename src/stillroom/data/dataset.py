@@ -494,7 +494,7 @@ def _label(label: Any, field: str, position: int) -> Label:
         label = label.item()
         whole = isinstance(label, int) and not isinstance(label, bool)
     if not whole or not (0 <= label < MAX_CLASSES or label == UNLABELLED):
-        expected = "a label that is a vector of 0 and 1 or of floats, or a class number, a whole number from 0"
+        expected = "a label that is a class number, a whole number from 0, or a vector of 0 and 1 or of floats"
         raise BadInput(field, label, f"{expected} (item {position})")
     return int(label)
 

@@ -268,8 +268,10 @@ class CachedOutputs:
             return
         change = change_between_queries(self._again, self._views[0], self._spec.count)
         if change > self._tolerance:
-            expected = f"{REPEATS}; cache.enabled: false queries it for each batch ({change:.2g})"
-            raise BadInput("teacher", self._teacher, expected)
+            differ = f"they differ by {change:.2g} of the largest logit"
+            raise BadInput(
+                "teacher", self._teacher, f"{REPEATS} ({differ}); cache.enabled: false queries it for each batch"
+            )
 
 
 def check_finite(logits: Tensor, field: str, value: str) -> Tensor:
