@@ -53,6 +53,10 @@ def test_five_lines_of_python_leave_a_run_and_a_report(tmp_path: Path) -> None:
     page = run.report()
     assert page == run.path / "report.html"
     assert page.stat().st_size > 10_000
+    assert run.summary["name"] == "Sequential ← Sequential"
+    text = page.read_text(encoding="utf-8")
+    assert "This run was made in Python" in text
+    assert "stillroom distill recipe.yaml" not in text
 
 
 def test_two_precisions_in_one_process(tmp_path: Path) -> None:

@@ -139,6 +139,8 @@ def test_the_run_from_labels_is_of_the_same_student_on_the_same_data(run: RunDat
     assert labels_run(labels, [run]) is None
     assert "from labels alone" in missing_labels(run, None)
     assert missing_labels(run, labels) == missing_labels(labels, None) == ""
+    in_python = replace(run, recipe={**run.recipe, "data": {"source": "python"}})
+    assert "`run.report(labels)`" in missing_labels(in_python, None)
 
 
 def test_what_got_worse_is_marked_against_the_teacher_and_against_labels(run: RunData) -> None:

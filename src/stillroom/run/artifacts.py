@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -88,10 +89,11 @@ def run_summary(
         "steps": progress.step,
         "epochs": round(progress.step / parts.sampler.steps_per_epoch, 6),
         **measured(logits, test, {name: value for name, value in figures.items() if "/" not in name}),
-        "model": parts.student.name,
+        "model": shown_model(parts.student.name, recipe.data.source),
         **size_of(trained, test),
         "teachers": {
             name: teacher_facts(source, teacher_logits[name], test, _of_teacher(figures, name))
+            | {"model": shown_model(source.name, recipe.data.source)}
             for name, source in parts.teachers.items()
         },
         "distilled": parts.step.reads_teacher,
@@ -190,8 +192,20 @@ def _title(parts: RunParts) -> str:
     if parts.recipe.name:
         return parts.recipe.name
     if read := parts.teachers_read:
-        return f"{parts.student.name} ← {' + '.join(source.name for source in read.values())}"
-    return f"{parts.student.name} from labels"
+        teachers = " + ".join(shown_model(source.name, parts.recipe.data.source) for source in read.values())
+        return f"{shown_model(parts.student.name, parts.recipe.data.source)} ← {teachers}"
+    return f"{shown_model(parts.student.name, parts.recipe.data.source)} from labels"
+
+
+def shown_model(name: str, source: str) -> str:
+    """What reports call a model: one that was given in Python, by its class alone.
+
+    >>> shown_model("torch.nn.modules.container:Sequential", "python")
+    'Sequential'
+    >>> shown_model("timm:resnet18", "digits")
+    'timm:resnet18'
+    """
+    return re.sub(r"[\w.]+:(?:[\w<>]+\.)*(\w+)", r"\1", name) if source == "python" else name
 
 
 def write_predictions(

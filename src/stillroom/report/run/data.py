@@ -68,6 +68,11 @@ class RunData:
         return self.summary.name
 
     @property
+    def in_python(self) -> bool:
+        """Whether it was made of modules and data in Python, which its recipe cannot make again."""
+        return (self.recipe.get("data") or {}).get("source") == "python"
+
+    @property
     def unit(self) -> Unit:
         """What a sample of its data is called."""
         return IMAGES if self.summary.data.vocabulary is None else TEXTS

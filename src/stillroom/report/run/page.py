@@ -180,7 +180,7 @@ def run_page(runs: Sequence[tuple[str, RunData]]) -> Values:
         relations=relations,
         depth=depth_map(run.fidelity) if run.fidelity is not None else None,
         depth_hint=_depth_hint(run),
-        command=f"stillroom {_command(run)} recipe.yaml --out RUN",
+        command=_command(run),
         hashes=_hash_rows([each for _, each in runs]),
         glossary={_worded(name, run): _worded(meaning, run) for name, meaning in GLOSSARY.items()},
         charts=[
@@ -196,7 +196,7 @@ def _targets_page(runs: Sequence[tuple[str, RunData]]) -> Values:
     shown = targets_values(_members(runs), words.labels_run(run, [each for _, each in others]))
     shown.notices = notices(run, others)
     shown.hashes = _hash_rows([each for _, each in runs])
-    shown.command = f"stillroom {_command(run)} recipe.yaml --out RUN"
+    shown.command = _command(run)
     shown.glossary |= {name: GLOSSARY[name] for name in ("Parameters", "Multiply-adds", "Size on disk")}
     return shown
 
@@ -351,9 +351,11 @@ def _depth_hint(run: RunData) -> str:
 
 
 def _command(run: RunData) -> str:
-    if run.incremental is not None:
-        return "incremental"
-    return "distill" if run.distilled else "train"
+    """What makes the run again; empty where no command does."""
+    if run.in_python:
+        return ""
+    verb = "incremental" if run.incremental is not None else "distill" if run.distilled else "train"
+    return f"stillroom {verb} recipe.yaml --out RUN"
 
 
 def _missing_images(run: RunData, parts: Values | None) -> str:

@@ -329,10 +329,13 @@ def missing_labels(run: RunData, labels: RunData | None) -> str:
     """How to learn what distilling brought; empty where a run says it, or where nothing was distilled."""
     if not run.distilled or labels is not None or run.incremental is not None or run.summary.data.labelled == 0:
         return ""
+    train = "stillroom train recipe.yaml 'losses=[{name: cross_entropy}]' --out LABELS"
+    compare = "stillroom report RUN LABELS"
+    if run.in_python:
+        train, compare = "labels = sr.distill(None, student, train, test, …)", "run.report(labels)"
     return (
         "What distilling itself brought is not known from this run: train the same student from labels alone, "
-        "`stillroom train recipe.yaml 'losses=[{name: cross_entropy}]' --out LABELS`, and compare both, "
-        "`stillroom report RUN LABELS`."
+        f"`{train}`, and compare both, `{compare}`."
     )
 
 
