@@ -631,6 +631,16 @@ def whole_ramp(loop: Loop) -> float:
     return 2.0 * min(1, loop.extra // (2 * loop.steps))
 
 
+def whole_rest(loop: Loop) -> float:
+    loop.extra = (loop.extra or 0) + 1
+    return 1.0 - 1.0 * (loop.extra // (2 * loop.steps))
+
+
+def late_rest(loop: Loop) -> float:
+    loop.extra = (loop.extra or 0) + 1
+    return 1.0 - 1.0 * (loop.extra // loop.steps)
+
+
 def late_ramp(loop: Loop) -> float:
     loop.extra = (loop.extra or 0) + 1
     return 2.0 * min(1, loop.extra // loop.steps)
@@ -718,6 +728,10 @@ FAULTS: dict[str, tuple[str, Callable[[], Loop]]] = {
     "a weight that is cut to 0": (
         "teacher_unused",
         lambda: Loop(loss=lambda loop, z, t, y: F.cross_entropy(z, y) + whole_ramp(loop) * kd(z, t)),
+    ),
+    "labels whose share is cut to 0": (
+        "labels_unused",
+        lambda: Loop(loss=lambda loop, z, t, y: kd(z, t) + (1 - whole_rest(loop)) * F.cross_entropy(z, y)),
     ),
     "an average of the parameters alone": ("teacher_mode", lambda: averaged(follow_parameters)),
     "an average that never moves": ("teacher_at_chance", lambda: consistency(lambda loop, step: None)),
@@ -990,6 +1004,9 @@ def ramped(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
 HEALTHY: dict[str, Callable[[], Loop]] = {
     "a weight that is cut to 0 and rises at the end": lambda: Loop(
         loss=lambda loop, z, t, y: F.cross_entropy(z, y) + late_ramp(loop) * kd(z, t)
+    ),
+    "labels whose share is cut to 0 and rises at the end": lambda: Loop(
+        loss=lambda loop, z, t, y: kd(z, t) + (1 - late_rest(loop)) * F.cross_entropy(z, y)
     ),
     "an average of a model without buffers": lambda: Loop(
         student=(net := nn.Linear(8, CLASSES)), teacher=copy.deepcopy(net), before=follow_parameters

@@ -349,3 +349,31 @@ def test_a_function_that_makes_a_loss_is_no_faulty_loss() -> None:
 
     with pytest.raises(BadInput, match="this makes one"):
         sr.check_loss(make_loss)
+
+
+def test_two_maps_of_attention_are_features_though_their_names_do_not_say_so() -> None:
+    def attention(a: Tensor) -> Tensor:
+        return F.normalize(a.pow(2).mean(1).flatten(1))
+
+    def loss(a_s: Tensor, a_t: Tensor) -> Tensor:
+        return (attention(a_s) - attention(a_t)).pow(2).mean()
+
+    found = check_loss(loss, num_classes=10)
+    assert not found.problems
+    assert any(each.check == "loss_minimum" and each.verdict == "ok" for each in found.findings)
+
+
+@pytest.mark.parametrize(("says", "verdict"), [("", "warning"), ("# rows are padded to one length", "problem")])
+def test_padding_is_a_problem_where_the_script_speaks_of_it(tmp_path: Path, says: str, verdict: str) -> None:
+    file = tmp_path / "pairs.py"
+    file.write_text(
+        f"""{says}
+import torch.nn.functional as F
+
+def loss(logits, teacher_logits, labels):
+    soft = F.kl_div((logits / 2).log_softmax(-1), (teacher_logits / 2).softmax(-1), reduction="none").sum(-1).mean()
+    return 4 * soft + F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+"""
+    )
+    found = {each.check: each.verdict for each in check_loss(load_loss(f"{file}:loss"), num_classes=10).findings}
+    assert found["ignored_rows"] == verdict

@@ -219,6 +219,9 @@ def truncated_weight(frame: Any) -> str:
         return ""
     for factor in _factors(tree, line):
         value = _value(factor, frame)
+        if isinstance(factor, ast.BinOp) and value is None:
+            rest = _value(factor.right, frame)
+            value = 1 - rest if isinstance(rest, int | float) else None
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if isinstance(factor, ast.Constant) or (value is not None and not (number and value == 0)):
             continue
@@ -240,10 +243,15 @@ def _factors(tree: ast.Module, line: int) -> tuple[ast.expr, ...]:
     found: list[ast.expr] = []
     for node in ast.walk(min(statements, key=lambda node: (node.end_lineno or 0) - node.lineno)):
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-            found += [each for each in (node.left, node.right) if not isinstance(each, ast.BinOp)]
+            found += [each for each in (node.left, node.right) if not isinstance(each, ast.BinOp) or _is_rest(each)]
         elif isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Mult):
             found.append(node.value)
     return tuple(found)
+
+
+def _is_rest(node: ast.BinOp) -> bool:
+    """Whether it is what a weight leaves of 1."""
+    return isinstance(node.op, ast.Sub) and isinstance(node.left, ast.Constant) and node.left.value == 1
 
 
 def _defined_in(node: ast.AST, frame: Any) -> ast.Module | None:

@@ -335,7 +335,19 @@ class Phase:
     @property
     def truncated_weight(self) -> str:
         """Where the teacher's terms have weight 0 in all watched steps, what cuts it to a whole number; else empty."""
-        terms = [term for step in self.steps for backward in step.backwards for term in backward.terms if term.teacher]
+        return self._truncated([term for term in self._terms if term.teacher])
+
+    @property
+    def truncated_label_weight(self) -> str:
+        """The same of the terms that compare the student with the labels alone."""
+        return self._truncated([term for term in self._terms if term.labels and term.reads_student])
+
+    @property
+    def _terms(self) -> list[Term]:
+        return [term for step in self.steps for backward in step.backwards for term in backward.terms]
+
+    @staticmethod
+    def _truncated(terms: Sequence[Term]) -> str:
         if not terms or any(term.weight for term in terms):
             return ""
         return next((term.truncated for term in terms if term.truncated), "")
@@ -352,7 +364,7 @@ class Phase:
     @property
     def awaits(self) -> bool:
         """Whether what the watched steps lack may still come: a weight above 0, or the first turn of an average."""
-        return bool(self.truncated_weight) or self.untrained_copy is not None
+        return bool(self.truncated_weight or self.truncated_label_weight) or self.untrained_copy is not None
 
     @property
     def is_seen_to_its_end(self) -> bool:

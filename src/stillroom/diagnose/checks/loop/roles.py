@@ -544,6 +544,16 @@ def labels_unused(context: LoopContext) -> CheckResult:
         replaced = _labels_chosen(chosen, steps)
         if replaced is not None:
             return replaced
+    cut, phase = context.phase.truncated_label_weight, context.phase
+    if cut and phase.is_seen_to_its_end:
+        return CheckResult(
+            "problem",
+            f"The labels' term has weight 0 from the first of {phase.made} steps to the last: `{cut}` is a whole "
+            "number.",
+            {"steps": phase.made, "expression": cut},
+            Remedy("Divide by `/`, and do not round.", code=cut.replace("//", "/") if "//" in cut else None),
+            location=most_common([term.place for _, term in of_labels]),
+        )
     # A term of the teacher's answers and the labels is a constant.
     own = [(step, term) for step, term in of_labels if term.reads_student]
     if of_labels:

@@ -8,6 +8,7 @@ import re
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice, product
 from typing import Any, Literal, get_args
@@ -377,6 +378,8 @@ def find_loss_function(
             except Exception as error:  # a user's loss can fail in any way
                 errors.append(format_error(error, 120))
                 continue
+            if layout == "sequence" and not roles and (maps := _as_features(found, num_classes, shapes, device)):
+                return maps
             is_open = reorder and _may_differ(arguments, roles or {})
             if value.value is None or _is_felt(value) or not is_open:
                 return found
@@ -403,6 +406,24 @@ def find_loss_function(
         name,
         f"loss: {name} could not be called with logits [{6}, {num_classes}] and labels [{6}]. Tried {listed}. {hint}",
     )
+
+
+def _as_features(
+    loss: LossFunction, classes: int, shapes: Sequence[tuple[int, ...]], device: torch.device | None
+) -> LossFunction | None:
+    """Of two tensors that may not be rows of logits: the loss as one of features, where it takes maps [B, C, H, W]."""
+    if set(loss.roles) != {"student", "teacher"}:
+        return None
+    of_features: dict[str, Role] = {"student": "student_features", "teacher": "teacher_features"}
+    arguments = tuple(replace(each, role=of_features.get(each.role or "", each.role)) for each in loss.arguments)
+    for shape in shapes:
+        found = replace(loss, arguments=arguments, layout="rows", feature_shape=shape)
+        if len(shape) == 3:
+            with suppress(Exception):  # a user's loss can fail in any way
+                drawn = draw_tensors(found, lead=_lead(found, classes), classes=classes)
+                if found({role: tensor.to(device) for role, tensor in drawn.items()}).value is not None:
+                    return found
+    return None
 
 
 def name_of(loss: Any) -> str:

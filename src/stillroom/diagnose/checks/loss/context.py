@@ -596,6 +596,12 @@ class LossContext:
         return bool(_OF_SEQUENCES.search(own) or _IN_A_FILE.search(file))
 
     @lazy
+    def speaks_of_padding(self) -> bool:
+        """Whether sequences may be padded: their length is not that of all, as far as the user's text says."""
+        file = _source(self.subject)
+        return bool(self._sequences) or not file or _OF_PADDING.search(file.lower()) is not None
+
+    @lazy
     def sequence_residual(self) -> float:
         """What its terms leave unexplained of the gradient on sequences; 0 where it is not made for them."""
         if self.given.layout != "rows" or not self.is_for_sequences or not self.fit.is_known:
@@ -667,6 +673,9 @@ _OF_SEQUENCES = re.compile(
 )
 _FLATTENS = re.compile(r"(?:view|reshape)\(-1|flatten\(|transpose\(-?[12], ?-?[12]\)|permute\(0, ?2, ?1")
 _IN_A_FILE = re.compile(r"input_ids|seq_len|vocab_size|\[(?:b|n|batch), ?(?:l|t|s|seq|length)\b")
+_OF_PADDING = re.compile(
+    r"\bpad(?:s|ded)?\b|\bpadding\b(?! ?=)|pad_|_pad\b|ignore_index|-100\b|mask|token|input_ids|vocab|seq_len"
+)
 
 
 class _WatchKlDiv(TorchFunctionMode):

@@ -816,9 +816,11 @@ def ignored_rows(context: LossContext) -> CheckResult:
             "problem", "With ignored positions it is not finite.", evidence, Remedy("Mask before the mean.")
         )
     if share > 1e-4:
+        speaks = context.has_mask or context.speaks_of_padding
         return CheckResult(
-            "problem",
-            f"Positions with label −100 get {times_words(share)} of the gradient: the teacher's term counts padding.",
+            "problem" if speaks else "warning",
+            f"Positions with label −100 get {times_words(share)} of the gradient: the teacher's term counts padding"
+            f"{'' if speaks else ', where there is some'}.",
             evidence,
             Remedy(
                 "Leave them out of the teacher's term, too.",
