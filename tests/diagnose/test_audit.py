@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stillroom.diagnose.audit import facts
 from stillroom.diagnose.audit.facts import spoken
 from stillroom.diagnose.audit.session import audit
 from stillroom.diagnose.diagnosis import Diagnosis
@@ -1126,6 +1127,140 @@ def test_what_is_right_has_no_problem(name: str) -> None:
     diagnosis = HEALTHY[name]().diagnosis()
     assert problems(diagnosis) == []
     assert "mutual learning" in name or any(finding.verdict == "ok" for finding in diagnosis.findings)
+
+
+def hidden(y: Tensor, number: int = -1) -> Tensor:
+    """Labels of one row in four; the others have none."""
+    return torch.where(torch.arange(len(y)) % 4 == 0, y, number)
+
+
+def assigned(y: Tensor) -> Tensor:
+    y[y < 0] = 0
+    return y
+
+
+def rows_of(z: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy by row, the labels made legal for it."""
+    return -z.log_softmax(1).gather(1, y.clamp(min=0)[:, None])[:, 0]
+
+
+def known_mean(z: Tensor, y: Tensor) -> Tensor:
+    known = (y >= 0).float()
+    return (rows_of(z, y) * known).sum() / known.sum().clamp(min=1)
+
+
+def one_hot_term(z: Tensor, y: Tensor) -> Tensor:
+    return -(F.one_hot(y.clamp(min=0), CLASSES) * z.log_softmax(1)).sum(1).mean()
+
+
+TURNED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "clamp": lambda z, y: F.cross_entropy(z, hidden(y).clamp(min=0)),
+    "one_hot": lambda z, y: one_hot_term(z, hidden(y)),
+    "gather": lambda z, y: rows_of(z, hidden(y)).mean(),
+    "scatter": lambda z, y: (
+        -(torch.zeros_like(z).scatter_(1, hidden(y).clamp(min=0).unsqueeze(1), 1.0) * z.log_softmax(1)).sum(1).mean()
+    ),
+    "where": lambda z, y: F.cross_entropy(z, torch.where(hidden(y) < 0, 0, hidden(y))),
+    "masked_fill": lambda z, y: F.cross_entropy(z, hidden(y, -100).masked_fill(hidden(y) < 0, 2)),
+    "relu": lambda z, y: F.cross_entropy(z, hidden(y).relu()),
+    "abs": lambda z, y: F.cross_entropy(z, hidden(y).abs()),
+    "remainder": lambda z, y: F.cross_entropy(z, hidden(y) % CLASSES),
+    "maximum of zeros": lambda z, y: F.cross_entropy(z, torch.maximum(hidden(y), torch.zeros_like(y))),
+    "void": lambda z, y: F.cross_entropy(z, hidden(y, 255).clamp(max=CLASSES - 1)),
+    "assigned in place": lambda z, y: F.cross_entropy(z, assigned(hidden(y))),
+}
+
+
+@pytest.mark.parametrize("form", TURNED)
+def test_labels_of_unlabelled_rows_that_become_a_class(form: str) -> None:
+    diagnosis = Loop(loss=lambda loop, z, t, y: TURNED[form](z, y) + kd(z, t)).diagnosis()
+    assert problems(diagnosis) == ["ignored_rows"]
+
+
+MASKED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "masked mean": lambda z, y: known_mean(z, hidden(y)),
+    "rows left out": lambda z, y: F.cross_entropy(z[hidden(y) >= 0], hidden(y)[hidden(y) >= 0]),
+    "ignored": lambda z, y: F.cross_entropy(z, hidden(y), ignore_index=-1),
+    "a class of its own": lambda z, y: F.cross_entropy(
+        F.pad(z, (0, 1)), torch.where(hidden(y) < 0, CLASSES, hidden(y))
+    ),
+    "set to zero": lambda z, y: rows_of(z, hidden(y)).masked_fill(hidden(y) < 0, 0.0).mean(),
+}
+
+
+@pytest.mark.parametrize("form", MASKED)
+def test_labels_that_are_made_legal_and_masked_are_right(form: str) -> None:
+    diagnosis = Loop(loss=lambda loop, z, t, y: MASKED[form](z, y) + kd(z, t)).diagnosis()
+    assert problems(diagnosis) == []
+
+
+class Wide(nn.Module):
+    """A teacher of twelve classes; the student's are its columns 2, 5, 6, 9 and 11."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 12)
+        with torch.no_grad():
+            self.fc.weight.fill_(-0.5)
+            self.fc.weight[WANTED] = CENTRES
+            self.fc.bias.fill_(0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(x)
+        return out
+
+
+WANTED = [2, 5, 6, 9, 11]
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"), [(list(range(CLASSES)), ["class_order"]), (WANTED[::-1], ["class_order"]), (WANTED, [])]
+)
+def test_columns_of_a_teacher_that_knows_more_classes(columns: list[int], expected: list[str]) -> None:
+    loop = Loop(teacher=Wide().eval(), ask=lambda loop, x, number: torch.no_grad()(loop.teacher)(x)[:, columns])
+    assert problems(loop.diagnosis()) == expected
+
+
+def test_a_loss_of_a_known_form_is_described_as_it_would_be_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept of an earlier loss of the same form says of a later one what looking at it again would say."""
+
+    def losses(kept: bool) -> list[tuple[Any, ...]]:
+        torch.manual_seed(0)
+        if not kept:
+            monkeypatch.setattr(facts, "form", lambda tape, raw: None)
+        loop = Loop(loss=lambda loop, z, t, y: 0.3 * F.cross_entropy(z, hidden(y).clamp(min=0)) + 0.7 * kd(z, t))
+        with audit() as watched:
+            loop.run()
+        found = []
+        for step in watched._watch.phases[-1].steps:
+            for each in step.backwards:
+                assert each.answers is not None
+                assert each.answers.teacher is not None
+                assert each.answers.labels is not None
+                assert each.answers.turned is not None
+                terms = [(term.weight, term.value, term.labels, term.teacher, term.place) for term in each.terms]
+                rows = [each.answers.student, each.answers.teacher, each.answers.labels, each.answers.turned.rows]
+                found.append((each.in_full, each.value, terms, [row.tolist() for row in rows], each.answers.stored))
+        return found
+
+    once, anew = losses(True), losses(False)
+    assert sum(not each[0] for each in once) >= 5
+    assert once == anew
+
+
+def test_weights_that_change_within_the_watched_steps_are_seen() -> None:
+    loop = Loop(steps=12, extra=0)
+
+    def ramp(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        loop.extra += 1
+        return F.cross_entropy(z, y) + 0.01 * loop.extra * kd(z, t)
+
+    loop.loss = ramp
+    with audit() as watched:
+        loop.run()
+    steps = watched._watch.phases[-1].steps
+    weights = [max(term.weight for term in each.terms if term.teacher) for step in steps for each in step.backwards]
+    assert weights == pytest.approx([0.16 * (number + 1) for number in range(len(weights))])
 
 
 def test_findings_name_the_line_of_the_loss() -> None:

@@ -377,3 +377,36 @@ def loss(logits, teacher_logits, labels):
     )
     found = {each.check: each.verdict for each in check_loss(load_loss(f"{file}:loss"), num_classes=10).findings}
     assert found["ignored_rows"] == verdict
+
+
+class TeachersTerm(nn.Module):
+    """One of several losses that are called alike."""
+
+    def __init__(self, temperature: float = 3.0) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
+        rows = labels.shape[0]
+        log_q = F.log_softmax(student_logits / self.temperature, 1)
+        p = F.softmax(teacher_logits / self.temperature, 1)
+        return F.kl_div(log_q, p, reduction="sum") / rows * self.temperature**2
+
+
+def forgets_labels(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, alpha: float = 0.3) -> Tensor:
+    """alpha: the weight of the labels' term."""
+    return (1 - alpha) * F.kl_div(F.log_softmax(student_logits, 1), F.softmax(teacher_logits, 1), reduction="batchmean")
+
+
+def drops_labels(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
+    hard = F.cross_entropy(student_logits, labels)
+    soft = F.kl_div(F.log_softmax(student_logits, 1), F.softmax(teacher_logits, 1), reduction="batchmean")
+    return soft + 0.0 * hard.detach() if torch.is_inference_mode_enabled() else soft
+
+
+@pytest.mark.parametrize(
+    ("loss", "verdict"),
+    [(TeachersTerm, "ok"), (TeachersTerm(), "ok"), (forgets_labels, "problem"), (drops_labels, "problem")],
+)
+def test_labels_that_a_teachers_term_takes_for_its_form_alone_may_be_unused(loss: Any, verdict: str) -> None:
+    assert finding(check_loss(loss), "labels_unused").verdict == verdict

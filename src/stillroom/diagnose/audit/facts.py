@@ -7,14 +7,22 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from stillroom.diagnose.audit.source import listed_weights, source_text
 from stillroom.diagnose.audit.tape import OF_CLASSES, Call, Node, RecordedLoss, Source, Tape, replay, tensors_in
-from stillroom.diagnose.checks.loop.record import Answers, ComparingTerm, LostTerm, Oddity, Term
+from stillroom.diagnose.checks.loop.record import (
+    Answers,
+    BackwardFacts,
+    ComparingTerm,
+    LostTerm,
+    Oddity,
+    Term,
+    TurnedLabels,
+)
 from stillroom.diagnose.checks.loss.context import spoken_lines
 
 # Rows of a batch that values are looked at in, and elements of an input that are kept.
@@ -340,8 +348,12 @@ def label_tensor(tape: Tape, nodes: Sequence[Node], rows: int, classes: int) -> 
     for node in nodes:
         if node.name in ("cross_entropy", "nll_loss"):
             targets.append(node.argument(1, "target"))
-        elif node.name in ("gather", "one_hot", "take_along_dim"):
-            targets.append(node.argument(2 if node.name == "gather" else 0, "index"))
+        elif node.name in ("gather", "scatter", "scatter_"):
+            targets.append(node.argument(2, "index"))
+        elif node.name == "take_along_dim":
+            targets.append(node.argument(1, "indices"))
+        elif node.name == "one_hot":
+            targets.append(node.argument(0, "tensor"))
         elif node.name == "__getitem__" and isinstance(node.args[1], tuple):
             targets += [each for each in node.args[1] if isinstance(each, Tensor)]
     for target in targets:
@@ -363,12 +375,77 @@ def label_tensor(tape: Tape, nodes: Sequence[Node], rows: int, classes: int) -> 
     return None, None
 
 
+# What moves numbers to other rows, so that two tensors of as many numbers cannot be compared one by one.
+_MOVES_ROWS = PICKS | {"permute", "transpose", "t", "movedim", "flip", "roll", "split", "chunk", "sort", "argsort"}
+
+
+def turned_labels(tape: Tape, target: Tensor, classes: int) -> TurnedLabels | None:
+    """Rows whose label is a class only because an operation made one of a label that is none: ``y.clamp(min=0)``.
+
+    Labels below 0, and 255, are followed through operations that keep each row in its place. What an assignment by a
+    mask overwrote is known by the comparison that gave the mask. None where no row was turned.
+    """
+    index = tape.origin(target)
+    for _ in range(8):
+        node = tape.nodes[index] if index is not None else None
+        if node is None or node.call is not None:
+            return None
+        if node.name in ("__setitem__", "masked_fill_") and len(node.args) > 1 and isinstance(node.args[1], Tensor):
+            mask = node.args[1]
+            if mask.dtype is torch.bool and mask.shape == node.inputs[0].shape and _are_unlabelled(tape, node):
+                return _turned(mask, target, target)
+        given = [
+            (each, origin)
+            for each, origin in zip(node.inputs, node.origins, strict=True)
+            if not each.is_floating_point() and each.dtype is not torch.bool and each.numel() == target.numel()
+        ]
+        if not given:
+            return None
+        if node.name in _MOVES_ROWS and not (node.name == "__getitem__" and len(node.inputs) == 1):
+            # A tensor that was picked may have been changed in place since: what was picked is picked again.
+            picks = node.name == "__getitem__" and node.function(*node.args, **node.kwargs)
+            given = [(picks, None)] if isinstance(picks, Tensor) and picks.numel() == target.numel() else []
+        for each, _ in given:
+            base, made = each.reshape(-1), target.reshape(-1)
+            turned = (_no_class(base, classes)) & (made >= 0) & (made < classes)
+            if bool(turned.any()):
+                return _turned(turned, base, made)
+        index = given[0][1][0] if given and given[0][1] is not None else None
+    return None
+
+
+def _turned(rows: Tensor, base: Tensor, made: Tensor) -> TurnedLabels:
+    rows, base, made = (each.detach().reshape(-1) for each in (rows, base, made))
+    return TurnedLabels(rows.clone(), frozenset(made[rows].tolist()), tuple(base[~rows].tolist()))
+
+
+def _no_class(labels: Tensor, classes: int) -> Tensor:
+    """Which labels say that a row has none: those below 0; 255, where it is the only number beyond the classes."""
+    beyond = labels >= classes
+    only = bool((labels[beyond] == 255).all())
+    return (labels < 0) | (beyond if only else torch.zeros_like(beyond))
+
+
+def _are_unlabelled(tape: Tape, node: Node) -> bool:
+    """Whether an assignment goes to rows that a comparison found to be below 0, or to be a number below 0 or 255."""
+    origin = node.origins[1]
+    made = tape.nodes[origin[0]] if origin is not None else None
+    number = made.args[1] if made is not None and len(made.args) > 1 else None
+    if made is None or not isinstance(number, int):
+        return False
+    return (made.name in ("lt", "__lt__") and number <= 0) or (
+        made.name in ("eq", "__eq__") and (number < 0 or number == 255)
+    )
+
+
+_ONE_HOT = frozenset(("one_hot", "scatter", "scatter_"))
+
+
 def _are_classes(tensor: Tensor, classes: int) -> bool:
     if tensor.is_floating_point() or not tensor.numel():
         return False
-    low, high = int(tensor.min()), int(tensor.max())
-    valid = tensor[tensor >= 0]
-    return high < classes and low >= -100 and valid.numel() > 0
+    low, high = (int(each) for each in tensor.aminmax())
+    return 0 <= high < classes and low >= -100
 
 
 def _class_dim(tensor: Tensor) -> int | None:
@@ -380,6 +457,8 @@ def _class_dim(tensor: Tensor) -> int | None:
 
 def flat(tensor: Tensor, class_dim: int) -> Tensor:
     """[N, K] in float32: classes last, all other dimensions together."""
+    if tensor.dim() == 2 and class_dim == 1:
+        return tensor.detach().float()
     return tensor.detach().float().movedim(class_dim, -1).reshape(-1, tensor.shape[class_dim])
 
 
@@ -429,9 +508,15 @@ def answers(
     rows = student.tensor.numel() // classes
     own = tape.bits(student.tensor)[0]
     labels, handed = label_tensor(tape, [node for node in nodes if node.sources & own], rows, classes)
+    if labels is None:
+        # One-hot labels are made without the student's answers.
+        labels, handed = label_tensor(tape, [node for node in nodes if node.name in _ONE_HOT], rows, classes)
     both = [student.tensor] + ([teacher.tensor] if teacher is not None else [])
     follow = both + ([handed] if handed is not None and handed.numel() == rows else [])
     loss: RecordedLoss | None = replay(tape, raw.loss, follow) if teacher is not None and as_function else None
+    turned = None
+    if labels is not None and handed is not None and handed.numel() == rows:
+        labels, turned = _named_classes(tape, handed, classes)
     common = _common_node(tape, nodes, student, teacher) if teacher is not None else None
     own_teacher = tape.bits(teacher.tensor)[0] if teacher is not None else 0
     return (
@@ -448,6 +533,8 @@ def answers(
             teacher_terms=_comparing(tape, raw, both) if teacher is not None and as_function else [],
             derived=derived,
             of_classes=_of_classes(nodes, own, classes),
+            handed=handed if handed is not None and handed.numel() == rows else None,
+            turned=turned,
             changed=_changed_store(nodes, teacher) if teacher is not None and teacher.call is None else None,
             reordered=teacher is not None
             and any(each.name in _REORDERS and each.sources & own_teacher and not each.gradient for each in nodes),
@@ -455,6 +542,153 @@ def answers(
         student,
         teacher,
     )
+
+
+# What says which operation an argument makes; others are tensors, or tell rows and positions apart.
+_NUMBERS = frozenset((int, float, bool, str, type(None)))
+
+
+def form(tape: Tape, raw: Raw) -> tuple[Any, ...] | None:
+    """What a loss is made of but for the numbers in its tensors: two of one form differ in values alone.
+
+    None where a number that is no argument, a tensor of its own, may be a weight.
+    """
+    parts: list[Any] = [raw.place, raw.sources, raw.gradient]
+    for index in raw.nodes:
+        node = tape.nodes[index]
+        out = node.outputs[0]
+        if node.call is not None:
+            parts += (index, id(node.call.module), node.sources, node.gradient, out.shape)
+            continue
+        if any(not each.requires_grad and each.dim() == 0 for each in node.inputs):
+            return None
+        parts += (index, node.name, node.place, node.origins, node.sources, node.gradient, out.shape, out.dtype)
+        parts += (node.names, node.truncated, node.overwrites)
+        parts += [each if type(each) in _NUMBERS else None for each in node.args]
+        parts += [(key, each if type(each) in _NUMBERS else None) for key, each in node.kwargs.items()]
+    return tuple(parts)
+
+
+_Record = TypeVar("_Record", Term, Answers)
+
+
+@dataclass(frozen=True, eq=False)
+class Described:
+    """A loss that was described, and where each of its tensors stands on the tape: in another of its form, as well."""
+
+    terms: Sequence[Term]
+    values: Sequence[tuple[int, int]]  # of each term, the node that gave it and which output it is
+    answers: Answers | None
+    student: int  # which source it is
+    teacher: int | tuple[int, int] | None  # the same, or the node that gave it
+    labels: tuple[int, int] | None  # a node that takes the labels, and which of its inputs they are
+    half: Sequence[tuple[str, str | None]]
+    vanished: Sequence[tuple[float, str, str | None]]
+
+    @classmethod
+    def of(
+        cls,
+        tape: Tape,
+        raw: Raw,
+        tensors: Sequence[Tensor],
+        found: tuple[Answers | None, Source | None, Source | None],
+        backward: BackwardFacts,
+    ) -> Described | None:
+        """None where another loss of its form may be described in another way.
+
+        Args:
+            tape: the window.
+            raw: the loss.
+            tensors: its summands.
+            found: what :func:`answers` gave.
+            backward: its description.
+        """
+        made = [tape.made_at(each) for each in tensors]
+        values = [each for each in made if each is not None]
+        answers, student, teacher = found
+        place: int | tuple[int, int] | None = None
+        numbers: tuple[int, int] | None = None
+        if len(values) != len(made):
+            return None
+        if answers is not None and student is not None:
+            if answers.handed is None or len(answers.shape) != 2:
+                return None
+            if teacher is not None:
+                place = _index(tape.sources, teacher)
+                place = tape.made_at(teacher.tensor) if place is None else place
+                if place is None:
+                    return None
+            numbers = next(
+                (
+                    (index, slot)
+                    for index in raw.nodes
+                    for slot, each in enumerate(tape.nodes[index].inputs)
+                    if each is answers.handed
+                ),
+                None,
+            )
+            if numbers is None:
+                return None
+        own = _index(tape.sources, student) if student is not None else 0
+        if own is None:
+            return None
+        return cls(backward.terms, values, answers, own, place, numbers, backward.half, backward.vanished)
+
+    def again(self, tape: Tape) -> tuple[list[Term], tuple[Answers | None, Source | None, Source | None]] | None:
+        """The terms and the answers of another loss of the same form; None where its labels are no class numbers."""
+        terms = []
+        for term, (index, slot) in zip(self.terms, self.values, strict=True):
+            tensor = tape.nodes[index].outputs[slot]
+            value = float(tensor.detach()) if tensor.numel() == 1 else None
+            terms.append(_like(term, value=value, spread=None, cut_off=None))
+        known = self.answers
+        if known is None or self.labels is None:
+            return terms, (None, None, None)
+        student = tape.sources[self.student]
+        teacher: Source | None = None
+        if isinstance(self.teacher, int):
+            teacher = tape.sources[self.teacher]
+        elif self.teacher is not None:
+            tensor = tape.nodes[self.teacher[0]].outputs[self.teacher[1]]
+            teacher = Source("constant", tensor, earlier=tape.networks(tape.bits(tensor)[0]))
+        handed = tape.nodes[self.labels[0]].inputs[self.labels[1]]
+        dim, classes = known.class_dim, student.tensor.shape[known.class_dim]
+        if not _are_classes(handed, classes):
+            return None
+        labels, turned = _named_classes(tape, handed, classes)
+        again = _like(
+            known,
+            student=flat(student.tensor, dim)[:ROWS].clone(),
+            teacher=flat(teacher.tensor, dim)[:ROWS].clone() if teacher is not None else None,
+            labels=labels,
+            handed=None,
+            loss=None,
+            student_call=None,
+            teacher_call=None,
+            teacher_origin=(),
+            ignored=_ignored(labels, known.shape, dim),
+            teacher_terms=[],
+            turned=turned,
+        )
+        return terms, (again, student, teacher)
+
+
+def _like(record: _Record, **changes: Any) -> _Record:
+    """A copy of a record with other values, past its constructor: it is made for every watched loss."""
+    made = object.__new__(type(record))
+    made.__dict__.update(record.__dict__)
+    made.__dict__.update(changes)
+    return made
+
+
+def _index(sources: Sequence[Source], source: Source) -> int | None:
+    return next((i for i, each in enumerate(sources) if each is source), None)
+
+
+def _named_classes(tape: Tape, handed: Tensor, classes: int) -> tuple[Tensor, TurnedLabels | None]:
+    """The labels of all rows, -100 where a row has none, and which rows were given one that they do not have."""
+    labels, turned = handed.detach().reshape(-1).clone(), turned_labels(tape, handed, classes)
+    return (labels.masked_fill(turned.rows, -100) if turned is not None and classes > 2 else labels), turned
 
 
 def _of_classes(nodes: Sequence[Node], own: int, classes: int) -> bool:
@@ -933,9 +1167,9 @@ def lost_terms(tape: Tape, reached: set[int], learners: int, teachers: int) -> l
 
 
 def row_prints(tensor: Tensor) -> list[tuple[float, float]]:
-    """Two sums of each row, which padding with zeros leaves alone: what an image is recognised by."""
+    """The sum and the length of each row, which padding with zeros leaves alone: what an image is recognised by."""
     rows = tensor.detach().reshape(tensor.shape[0], -1).double()
-    sums = torch.stack([rows.sum(1), rows.square().sum(1)], 1)
+    sums = torch.stack([rows.sum(1), torch.linalg.vector_norm(rows, dim=1)], 1)
     return [(float(f"{a:.6g}"), float(f"{b:.6g}")) for a, b in sums.tolist()]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from stillroom.diagnose.checks.loop.record import BackwardFacts, CallFacts, Netw
 PRINTED, SMALL = 4, 2**16
 # Of a phase's watched steps the first ones, and each fifth after them, are described in full.
 FULL, EACH = 4, 5
+# Of so many forms of losses the description is kept: of a later loss of the same form only values are read.
+FORMS = 64
 
 
 def in_full(done: int) -> bool:
@@ -39,6 +42,12 @@ class StepReader:
         self._tape, self._networks = tape, networks
         self.teachers: set[int] = set()  # modules that were heard as a target, by identity
         self.reached: set[int] = set()  # nodes that went backward
+        self._described: dict[Any, facts.Described] = {}  # losses by their form
+
+    def begin_phase(self) -> None:
+        """Forget the teachers and the losses of the training before."""
+        self.teachers = set()
+        self._described.clear()
 
     def read(self, step: Step, window: Window, phases: Sequence[Phase], keep_tape: bool) -> None:
         """Fill a step with what a window holds.
@@ -274,7 +283,12 @@ class StepReader:
         full: bool,
     ) -> BackwardFacts:
         tape, networks = self._tape, self._networks
-        answers, student, teacher = facts.answers(tape, raw, learners, teachers, as_function=full)
+        form = facts.form(tape, raw)
+        key = (learners, teachers, form) if form is not None else None
+        seen = self._described.get(key) if key is not None else None
+        again = seen.again(tape) if seen is not None and not full else None
+        found = again[1] if again is not None else facts.answers(tape, raw, learners, teachers, as_function=full)
+        answers, student, teacher = found
         if answers is not None:
             answers.student_call = made.get(id(student.call)) if student is not None else None
             if teacher is not None:
@@ -285,6 +299,21 @@ class StepReader:
                 if asked > 2 * max(1, len(window.backwards)) + 1:
                     # All answers were made before the first step, in the same window.
                     answers.stored, answers.teacher_call = True, None
+        if again is not None and seen is not None:
+            return BackwardFacts(
+                place=raw.place,
+                value=value,
+                terms=again[0],
+                answers=answers,
+                oddities=(),
+                reads_teacher=bool(raw.sources & teachers),
+                not_finite=None if finite and math.isfinite(value or 0.0) else facts.not_finite(tape, raw),
+                gradient_finite=finite,
+                half=seen.half,
+                vanished=seen.vanished,
+                scaled="scaler.scale" in window.names,
+                in_full=False,
+            )
         labels = {
             id(t)
             for node in (tape.nodes[i] for i in raw.nodes)
@@ -303,7 +332,7 @@ class StepReader:
                 cut = facts.cut_off(tape, gradient, learners, teachers, networks.held_parameters, trained)
                 if cut is not None:
                     term.cut_off = networks.of(cut[0].module), networks.of(cut[1].module)
-        return BackwardFacts(
+        described = BackwardFacts(
             place=raw.place,
             value=value,
             terms=terms,
@@ -319,3 +348,10 @@ class StepReader:
             labelled=(made[id(known[0])], known[1]) if known is not None and id(known[0]) in made else None,
             adds_constant=full and facts.adds_constant(tape, raw.loss),
         )
+        if key is not None and seen is None and len(self._described) < FORMS:
+            known_form = facts.Described.of(tape, raw, [each.tensor for each in summands], found, described)
+            if known_form is not None:
+                self._described[key] = known_form
+        if answers is not None:
+            answers.handed = None
+        return described

@@ -8,6 +8,7 @@ import sysconfig
 import weakref
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,12 @@ class CodeLine:
     line: int
 
     def __str__(self) -> str:
-        return f"{os.path.basename(self.file)}:{self.line}"
+        return _shown(self.file, self.line)
+
+
+@cache
+def _shown(file: str, line: int) -> str:
+    return f"{os.path.basename(file)}:{line}"
 
 
 _is_user: dict[str, bool] = {}
@@ -612,6 +618,10 @@ class Tape(TorchFunctionMode):
             if self.nodes[index].call is None:
                 todo += [each[0] for each in self.nodes[index].origins if each is not None]
         return sorted(seen)
+
+    def made_at(self, tensor: Tensor) -> tuple[int, int] | None:
+        """The node that a tensor was computed by last, and which of its outputs it is."""
+        return self._origin.get(id(tensor))
 
     def origin(self, tensor: Tensor) -> int | None:
         """The node that a tensor was computed by last."""

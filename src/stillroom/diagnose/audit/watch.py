@@ -833,7 +833,7 @@ class Watch:
         self._networks.begin_phase()
         self.phases.append(Phase(len(self.phases)))
         self._earlier_optimizers, self._phase_optimizers = self._phase_optimizers, weakref.WeakSet()
-        self._reader.teachers = set()
+        self._reader.begin_phase()
         self._follower = None
         self._familiar.clear()
         self._again = AGAIN

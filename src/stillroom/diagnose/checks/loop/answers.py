@@ -118,6 +118,10 @@ def stale_answers(context: LoopContext) -> CheckResult:
                 f"The {what} decide as {network.label} does now on {alike:.0%} of {asked_rows} images.",
                 evidence,
             )
+    if _wider_teacher(context) is not None:
+        return CheckResult(
+            "ok", "The answers are those of other classes to the same images; see class_order.", evidence
+        )
     if count >= FEWEST and not exceeds_chance(round(stored_accuracy * count), count, chance(labels, classes)):
         sure = float(torch.cat([t.softmax(1).max(1).values.cpu() for t, _ in rows]).mean())  # type: ignore[union-attr]
         if sure > 2.5 / classes and sure > 0.4:
@@ -391,6 +395,52 @@ def _copy_accuracy(context: LoopContext) -> tuple[bool, float, int] | None:
     return exceeds_chance(int(right.sum()), len(right), guessed), float(right.float().mean()), len(right)
 
 
+# Of how many steps a teacher of more classes is asked again.
+_ASKED = 16
+
+
+def _wider_teacher(context: LoopContext) -> tuple[float, float, list[int], int] | None:
+    """The columns of a teacher that knows more classes, where others than those that are taken fit the labels.
+
+    Returns:
+        The share of labels that the taken columns name, that of the fitting ones, these by class, and how many labels
+        there were; None where what is taken fits, or nothing does.
+    """
+    right: list[Tensor] = []
+    wide: list[Tensor] = []
+    named: list[Tensor] = []
+    for step, each in context.answers[:_ASKED]:
+        classes = each.student.shape[1]
+        calls = [
+            call
+            for call in step.calls
+            if call.role == "teacher" and call.held == 0 and call.inputs is not None and len(call.outputs[0]) == 2
+        ]
+        if each.labels is None or each.teacher is None or len(each.shape) != 2 or len(calls) != 1:
+            continue
+        inputs, outputs = calls[0].inputs, calls[0].outputs[0]
+        if inputs is None or outputs[1] <= classes or outputs[0] != each.shape[0] or calls[0].from_networks:
+            continue
+        count = min(len(inputs), len(each.labels), len(each.teacher))
+        try:
+            logits = ask(calls[0].network, inputs[:count], outputs[1])
+        except Skip:
+            return None
+        labels = each.labels[:count].cpu()
+        right.append((each.teacher[:count].argmax(1).cpu() == labels)[labels >= 0])
+        wide.append(logits[labels >= 0])
+        named.append(labels[labels >= 0])
+    if not wide or len({each.shape[1] for each in wide}) > 1 or context.follows_student:
+        return None
+    logits, labels = torch.cat(wide), torch.cat(named)
+    classes = context.answers[0][1].student.shape[1]
+    if len(labels) < max(FEWEST, 3 * classes):
+        return None
+    columns = assign_columns(logits.argmax(1), labels, classes, logits.shape[1])
+    share, best = float(torch.cat(right).float().mean()), accuracy(logits[:, columns], labels)
+    return (share, best, columns.tolist(), len(labels)) if best > 0.6 and best - share > 0.3 else None
+
+
 @check(
     threshold="The teacher's classes are in the order of the labels.",
     source="Class numbers follow the order of folders or of a file; another order leaves a teacher that is right and "
@@ -399,6 +449,21 @@ def _copy_accuracy(context: LoopContext) -> tuple[bool, float, int] | None:
     title="Order of the classes",
 )
 def class_order(context: LoopContext) -> CheckResult:
+    wider = _wider_teacher(context)
+    if wider is not None:
+        share, best, order, rows = wider
+        return CheckResult(
+            "problem",
+            f"The teacher knows more classes than the student. What is taken of its answers names {share:.0%} of "
+            f"{rows} labels; the columns of these classes ({', '.join(map(str, order[:6]))}"
+            f"{' …' if len(order) > 6 else ''}) name {best:.0%}.",
+            {"accuracy": share, "reordered": best, "rows": rows},
+            Remedy(
+                "Take the teacher's columns of the student's classes.",
+                code=f"teacher_logits = teacher_logits[:, {order if len(order) <= 20 else 'columns'}]",
+            ),
+            location=most_common([each.place for _, each in context.answers]),
+        )
     teacher, _, labels = context.labelled
     classes = teacher.shape[1]
     if len(labels) < max(FEWEST, 3 * classes):

@@ -123,6 +123,15 @@ class ComparingTerm:
     factors: tuple[float, ...]  # the numbers that the weight is the product of
 
 
+@dataclass(frozen=True, eq=False)
+class TurnedLabels:
+    """Rows without a label that an operation gave one, as ``labels.clamp(min=0)`` does."""
+
+    rows: Tensor  # bool [N]: which rows
+    classes: frozenset[int]  # what their labels are now
+    others: tuple[int, ...]  # the labels of the other rows
+
+
 @dataclass(eq=False)
 class Answers:
     """The teacher's and the student's outputs for some rows of a step."""
@@ -146,6 +155,8 @@ class Answers:
     of_classes: bool = True  # whether no softmax, or one over as many classes, takes the student's
     changed: str | None = None  # where stored answers are multiplied or divided in place
     reordered: bool = False  # whether rows of the teacher's answers are picked, or put into another order
+    handed: Tensor | None = None  # the labels as the loss got them, while the step is described
+    turned: TurnedLabels | None = None  # rows that had no label, and were given one; None where there are none
 
 
 @dataclass(eq=False)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.loop.context import LoopContext, most_common
-from stillroom.diagnose.checks.loop.record import Answers, BackwardFacts
+from stillroom.diagnose.checks.loop.record import Answers, BackwardFacts, TurnedLabels
 from stillroom.diagnose.checks.loop.terms import read_labels
 from stillroom.diagnose.checks.loss.words import textbook_kl
 from stillroom.schema.diagnosis import Remedy, Verdict
@@ -286,12 +287,17 @@ def loss_finite(context: LoopContext) -> CheckResult:
 
 
 @check(
-    threshold="Rows labelled −100 and padded leave the distillation term alone, as they do the labels' term.",
-    source="F.cross_entropy leaves ignore_index out; a divergence does not know of it.",
-    problem="Padding is distilled",
+    threshold="Rows labelled −100 and padded leave the distillation term alone, as they do the labels' term; no row "
+    "without a label is taught one.",
+    source="F.cross_entropy leaves ignore_index out; a divergence does not know of it, and a label that is clamped to "
+    "a class is learnt as one.",
+    problem="Rows without a label are learnt from",
     title="Ignored rows",
 )
 def ignored_rows(context: LoopContext) -> CheckResult:
+    turned = _turned_labels(context)
+    if turned is not None:
+        return turned
     shares: list[float] = []
     places: list[str | None] = []
     padded = False
@@ -322,6 +328,91 @@ def ignored_rows(context: LoopContext) -> CheckResult:
     )
 
 
+# So many labels of each class make it plain that a class never occurs: an unlabelled row has it to itself.
+_PLENTY = 5
+
+
+def _turned_labels(context: LoopContext) -> CheckResult | None:
+    """Rows without a label, -1 as a rule, whose label was made a class of others and is learnt."""
+    known = [(each, each.turned) for _, each in context.answers if each.turned is not None]
+    if not known:
+        return None
+    classes = {one for _, turned in known for one in turned.classes}
+    others = [label for _, turned in known for label in turned.others]
+    # A class of their own, as of all that is unknown, is meant.
+    count = known[0][0].student.shape[1]
+    if not classes & set(others) and (count < 3 or len(others) >= _PLENTY * count):
+        return None
+    # Some steps are described without their loss as a function.
+    replayed = [(each, turned) for each, turned in known if each.loss is not None and len(each.loss.sources) > 2][:4]
+    learnt = [share for each, turned in replayed if (share := _learnt_share(each, turned))]
+    if not learnt or 2 * len(learnt) < len(replayed):
+        return None
+    rows = float(torch.cat([turned.rows.float() for _, turned in known]).mean())
+    share, named = max(learnt), ", ".join(map(str, sorted(classes)[:3]))
+    terms = [
+        term.place
+        for _, backward in context.backwards
+        for term in backward.terms
+        if term.labels and term.student and not term.teacher
+    ]
+    return CheckResult(
+        "problem",
+        f"{rows:.0%} of the rows have no label, as their number is no class: it is turned into class {named}, and the "
+        f"student learns it (these rows get {share:.0%} of the labels' gradient).",
+        {"rows": rows, "share": share, "classes": sorted(classes)},
+        Remedy(
+            "Leave these rows out of the labels' term.",
+            code="known = labels >= 0\nce = F.cross_entropy(student_logits[known], labels[known])",
+        ),
+        location=most_common(terms or [each.place for each, _ in replayed]),
+    )
+
+
+def _learnt_share(answers: Answers, turned: TurnedLabels) -> float:
+    """Share of the labels' gradient to the student that falls on rows without a label; 0 where they are masked out.
+
+    Their labels are exchanged for another class: what this moves of the gradient, the student learns from them.
+    """
+    loss, rows = answers.loss, turned.rows
+    student, teacher, labels = loss.sources
+    flat = labels.reshape(-1)
+    usual = flat[~rows]
+    usual = usual[usual >= 0]
+    before = _gradient_of(loss, *loss.sources)
+    # With their own labels, a class of weight 0 may be left out, or a mask be computed from the labels themselves. One
+    # sum of both terms for each row cannot be told apart so.
+    live = read_labels(answers).reshape(-1) >= 0
+    if not bool(live[~rows].any()):
+        live = torch.ones_like(live)
+
+    def moved(at: Tensor) -> float:
+        """What other labels of some rows change of these rows' gradient."""
+        own = flat[at]
+        other = next((each for each in usual.unique() if not bool((own == each).all())), None)
+        if other is None or not bool(at.any()):
+            return 0.0
+        changed = torch.where(at, other, flat).reshape(labels.shape)
+        change = _gradient_of(loss, student, teacher, changed) - before
+        size = change.movedim(answers.class_dim, -1).reshape(len(flat), -1).float().norm(dim=-1)
+        return float(size[at & live].sum())
+
+    own = moved(rows)
+    if own == 0.0:
+        return 0.0
+    whole = own + moved(~rows & (flat >= 0))
+    return own / whole if own > 1e-4 * whole else 0.0
+
+
+def _gradient_of(loss: Any, student: Tensor, *others: Tensor) -> Tensor:
+    """A recorded loss's gradient to the student's logits."""
+    student = student.clone().requires_grad_()
+    with torch.enable_grad():
+        value = loss(student, *others)
+    (gradient,) = torch.autograd.grad(value.sum(), student, allow_unused=True)
+    return gradient if gradient is not None else torch.zeros_like(student)
+
+
 def _unlabelled_positions(answers: Answers) -> Tensor | None:
     """Positions that the labels' term leaves out, where it reads labels that were shifted; None where there are none.
 
@@ -337,13 +428,7 @@ def _unlabelled_positions(answers: Answers) -> Tensor | None:
 def _ignored_share(answers: Answers) -> float:
     """Share of the loss's gradient to the student's logits that falls on rows labelled below 0."""
     assert answers.ignored is not None
-    student, *others = answers.loss.sources
-    student = student.clone().requires_grad_()
-    with torch.enable_grad():
-        value = answers.loss(student, *others)
-    (gradient,) = torch.autograd.grad(value.sum(), student, allow_unused=True)
-    if gradient is None:
-        return 0.0
+    gradient = _gradient_of(answers.loss, *answers.loss.sources)
     size = gradient.movedim(answers.class_dim, -1).float().norm(dim=-1)
     return float(size[answers.ignored].sum() / size.sum().clamp_min(1e-30))
 

@@ -9,6 +9,7 @@ import inspect
 import io
 import itertools
 import re
+import textwrap
 import tokenize
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -478,15 +479,29 @@ class LossContext:
         return bool(torch.equal(self.gradient(tensors, low), self.gradient(tensors, high)))
 
     def reads(self, name: str) -> bool:
-        """Whether the code of the loss reads one of its arguments."""
-        function = self.subject if inspect.isroutine(self.subject) else getattr(type(self.subject), "forward", None)
-        if not inspect.isfunction(function):
-            return True
-        return any(
-            (each.argval == name and each.opname.startswith("LOAD"))
-            or (isinstance(each.argval, tuple) and name in each.argval and each.opname.startswith("LOAD"))
-            for each in dis.get_instructions(function)
-        )
+        """Whether the code of the loss reads the numbers of one of its arguments, not only its form."""
+        made = _definition(self.subject)
+        function = inspect.unwrap(made if inspect.isroutine(made) else getattr(made, "forward", made))
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        except (OSError, TypeError, SyntaxError):
+            code = getattr(function, "__code__", None)
+            return code is None or any(each.argval == name for each in dis.get_instructions(code))
+        form = {
+            id(each)
+            for node in ast.walk(tree)
+            for each in (
+                [node.value]
+                if isinstance(node, ast.Attribute) and node.attr in _FORM
+                else node.args
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("len", "type")
+                else [node.left]
+                if isinstance(node, ast.Compare) and all(isinstance(one, ast.Is | ast.IsNot) for one in node.ops)
+                else []
+            )
+        }
+        uses = (each for each in ast.walk(tree) if isinstance(each, ast.Name) and each.id == name)
+        return any(isinstance(each.ctx, ast.Load) and id(each) not in form for each in uses)
 
     @lazy
     def labels_mask(self) -> bool:
@@ -710,6 +725,10 @@ def _trouble(loss: LossFunction, tensors: Mapping[Role, Tensor]) -> str:
 
 def _moved(one: Tensor, other: Tensor) -> float:
     return float((one - other).norm() / one.norm().clamp(min=1e-300))
+
+
+# What of a tensor is no number in it.
+_FORM = frozenset(("shape", "size", "dim", "ndim", "numel", "device", "dtype", "new_zeros", "new_ones"))
 
 
 def _definition(subject: Any) -> Any:

@@ -351,7 +351,8 @@ def labels_unused(context: LossContext) -> CheckResult:
         return CheckResult("warning", "At the defaults of its weights the labels are not used.", evidence)
     if context.labels_mask:
         return CheckResult("ok", "The labels say which positions count; nothing else is read from them.", evidence)
-    if value <= NOTHING and not context.reads(name):
+    said = any(each.said == "labels" for each in context.weights)
+    if value <= NOTHING and not said and not context.reads(name):
         return CheckResult(
             "ok", f"It takes {name!r} and leaves it unused on purpose: its code never reads it.", evidence
         )
