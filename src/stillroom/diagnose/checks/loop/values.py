@@ -381,7 +381,7 @@ def _learnt_share(answers: Answers, turned: TurnedLabels) -> float:
     usual = usual[usual >= 0]
     before = _gradient_of(loss, *loss.sources)
     # With their own labels, a class of weight 0 may be left out, or a mask be computed from the labels themselves. One
-    # sum of both terms for each row cannot be told apart so.
+    # sum of both terms for each row cannot be taken apart so.
     live = read_labels(answers).reshape(-1) >= 0
     if not bool(live[~rows].any()):
         live = torch.ones_like(live)
