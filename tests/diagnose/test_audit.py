@@ -730,6 +730,7 @@ FAULTS: dict[str, tuple[str, Callable[[], Loop]]] = {
         "teacher_unused",
         lambda: Loop(loss=lambda loop, z, t, y: F.cross_entropy(z, y) + whole_ramp(loop) * kd(z, t)),
     ),
+    "functions of three teachers that ask the last": ("teacher_unused", lambda: of_three(bound=False)),
     "labels whose share is cut to 0": (
         "labels_unused",
         lambda: Loop(loss=lambda loop, z, t, y: kd(z, t) + (1 - whole_rest(loop)) * F.cross_entropy(z, y)),
@@ -993,6 +994,22 @@ def summed_up(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
     return kd(z, t)
 
 
+def of_three(bound: bool) -> Loop:
+    """Three teachers that one line asks: each, or the last three times, as closures of a loop do."""
+    nets = [Teacher().eval() for _ in range(3)]
+
+    def begin(loop: Loop, step: int) -> None:
+        with torch.no_grad():
+            for net in nets if step == 0 else ():
+                net(CENTRES)
+
+    @torch.no_grad()
+    def ask(loop: Loop, x: Tensor, number: int) -> Tensor:
+        return torch.stack([net(x) for net in (nets if bound else nets[-1:] * 3)]).mean(0)
+
+    return Loop(ask=ask, before=begin)
+
+
 def slow(loop: Loop) -> torch.optim.Optimizer:
     return torch.optim.SGD(loop.student.parameters(), lr=1e-4)
 
@@ -1006,6 +1023,7 @@ HEALTHY: dict[str, Callable[[], Loop]] = {
     "a weight that is cut to 0 and rises at the end": lambda: Loop(
         loss=lambda loop, z, t, y: F.cross_entropy(z, y) + late_ramp(loop) * kd(z, t)
     ),
+    "functions of three teachers": lambda: of_three(bound=True),
     "labels whose share is cut to 0 and rises at the end": lambda: Loop(
         loss=lambda loop, z, t, y: kd(z, t) + (1 - late_rest(loop)) * F.cross_entropy(z, y)
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -30,6 +31,8 @@ class Networks:
         self._found: weakref.WeakKeyDictionary[nn.Module, Network] = weakref.WeakKeyDictionary()
         self._labels: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
         self._has_parameters: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
+        self._serials: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
+        self._next_serial = itertools.count(1)
         self._loadings: list[tuple[weakref.ref[nn.Module], Loading]] = []
         # Parameters that an optimizer of this phase holds, that one stepped in an earlier phase, that were loaded.
         self.learners: dict[int, weakref.ref[Tensor]] = {}
@@ -113,6 +116,7 @@ class Networks:
                 sum(p.numel() for p in parameters),
                 tuple(tuple(p.shape) for p in parameters),
                 any(self.is_fresh(p) for p in [each for each in parameters if each.dim() > 1][:1]),
+                self._serials.setdefault(module, next(self._next_serial)),
             )
             self._found[module] = found
         return found

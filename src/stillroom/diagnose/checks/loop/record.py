@@ -22,6 +22,7 @@ class Network:
     parameters: int = 0  # its number of parameters
     shape: tuple[tuple[int, ...], ...] = ()  # the shapes of its parameters
     fresh: bool = False  # whether its first weights were neither trained nor loaded, nor copied from what was
+    serial: int = 0  # which module it is, of all that were seen: also when that is gone
 
     @property
     def shown(self) -> str:

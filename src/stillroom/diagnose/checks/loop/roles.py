@@ -437,6 +437,50 @@ def _own_answer(context: LoopContext) -> CheckResult | None:
     )
 
 
+def _one_for_all(context: LoopContext) -> CheckResult | None:
+    """One line asks a teacher several times about the same images, and others that know something not at all.
+
+    A closure that is made in a loop sees the variable of the loop as it is when it is called: the last of them.
+    """
+    found: dict[Network, list[list[CallFacts]]] = {}
+    for step in context.steps:
+        calls: dict[tuple[Network, str | None], list[CallFacts]] = {}
+        for call in step.calls:
+            if call.role == "teacher" and call.reaches_loss and not call.live:
+                calls.setdefault((call.network, call.place), []).append(call)
+        for (network, place), each in calls.items():
+            inputs = [call.inputs for call in each if call.inputs is not None]
+            alike = all(one.shape == inputs[0].shape and torch.equal(one, inputs[0]) for one in inputs[1:])
+            if place is not None and len(inputs) == len(each) > 1 and alike:
+                found.setdefault(network, []).append(each)
+    if not found:
+        return None
+    teacher, calls_of_steps = max(found.items(), key=lambda each: len(each[1]))
+    times = min(map(len, calls_of_steps))
+    heard = {call.network.serial for step in context.steps for call in step.calls if call.reaches_loss}
+    classes = {answers.student.shape[1] for _, answers in context.answers}
+    known = [
+        *(one.network for one in context.asked if one.classes in classes),
+        *(network for network, _ in context.trained),
+    ]
+    idle = [each for serial, each in {each.serial: each for each in known}.items() if serial not in heard]
+    if len(calls_of_steps) < 0.8 * len(context.steps) or len(idle) < times - 1:
+        return None
+    # Two terms may each ask for the same answer, and the other network be a student of before.
+    return CheckResult(
+        "problem" if times > 2 else "warning",
+        f"One line asks the teacher {teacher.shown} {times} times about the same images in "
+        f"{_of(len(calls_of_steps), len(context.steps))}, "
+        f"and {len(idle)} other networks that were trained or asked before not at all.",
+        {"teacher": teacher.label, "times": times, "idle": [each.label for each in idle]},
+        Remedy(
+            "Bind each teacher when its function is made: a closure in a loop sees the last one.",
+            code="lambda x, teacher=teacher: teacher(x)",
+        ),
+        location=calls_of_steps[0][0].place,
+    )
+
+
 def _without_weight(context: LoopContext, terms: Sequence[Term], heard: int) -> CheckResult:
     """The teacher's term has weight 0, by choice or as a whole number is made of its weight."""
     phase, place = context.phase, most_common([term.place for term in terms])
@@ -477,7 +521,7 @@ def teacher_unused(context: LoopContext) -> CheckResult:
         overwritten = _overwritten_teacher(context)
         if overwritten is not None:
             return overwritten
-        own = _own_answer(context)
+        own = _own_answer(context) or _one_for_all(context)
         if own is not None:
             return own
         terms = [term for step in heard for backward in step.backwards for term in backward.terms if term.teacher]
