@@ -74,6 +74,38 @@ def test_a_script_that_audits_itself_is_audited_by_the_command(
     ]
 
 
+RAMP = """
+import torch
+import torch.nn.functional as F
+
+torch.manual_seed(0)
+teacher = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+student = torch.nn.Linear(4, 3)
+optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+warmup = 60
+for step in range(400):
+    x, y = torch.randn(8, 4), torch.randint(0, 3, (8,))
+    with torch.no_grad():
+        t = teacher(x)
+    s = student(x)
+    weight = 0.9 * min(1, step // warmup)
+    soft = F.kl_div(F.log_softmax(s / 4, 1), F.softmax(t / 4, 1), reduction="mean")
+    loss = F.cross_entropy(s, y) + weight * soft
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+print("end")
+"""
+
+
+def test_stop_goes_on_until_a_weight_that_is_cut_has_risen_and_its_term_was_seen(
+    audit: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert audit(RAMP, "--stop") == 0
+    assert "end" not in capsys.readouterr().out.splitlines()
+    assert "loss_scale" in {one["check"] for one in written(tmp_path)["findings"] if one["verdict"] == "problem"}
+
+
 def test_json_is_all_there_is_on_standard_output(audit: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert audit(LOOP, "--json", "--strict") == 1
     out, err = capsys.readouterr()

@@ -769,6 +769,9 @@ class Watch:
         enough = len(phase.steps) >= self.steps
         if self.stop and phase.distils:
             enough |= phase.made - phase.extra["distils_since"] >= max(FIRST, self.steps)
+        if enough and self._awaited_since and not phase.awaits:
+            # What was awaited has come: a few steps with it are watched, too.
+            enough = phase.made - phase.extra.setdefault("came_at", phase.made) >= FIRST
         if enough and not self._awaits(phase):
             self._complete.add(phase.number)
             return False
