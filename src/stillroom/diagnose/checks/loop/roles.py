@@ -499,7 +499,7 @@ def _without_weight(context: LoopContext, terms: Sequence[Term], heard: int) -> 
         "warning",
         f"The teacher's term has weight 0 in all {heard} watched steps{why}.",
         {"steps": heard},
-        Remedy("Give the teacher's term a weight above 0."),
+        Remedy("Give the teacher's term a weight above 0; where it begins later, watch more steps (`--steps`)."),
         location=place,
     )
 
