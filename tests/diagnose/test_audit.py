@@ -730,6 +730,7 @@ FAULTS: dict[str, tuple[str, Callable[[], Loop]]] = {
         "teacher_unused",
         lambda: Loop(loss=lambda loop, z, t, y: F.cross_entropy(z, y) + whole_ramp(loop) * kd(z, t)),
     ),
+    "the first entry of a hook's list": ("stale_answers", lambda: kept_by_a_hook(0)),
     "functions of three teachers that ask the last": ("teacher_unused", lambda: of_three(bound=False)),
     "labels whose share is cut to 0": (
         "labels_unused",
@@ -1010,6 +1011,14 @@ def of_three(bound: bool) -> Loop:
     return Loop(ask=ask, before=begin)
 
 
+def kept_by_a_hook(entry: int) -> Loop:
+    """Features that a hook appends to a list, of which one entry is read."""
+    kept: list[Tensor] = []
+    teacher = nn.Sequential(Teacher(), nn.Tanh()).eval()
+    teacher[1].register_forward_hook(lambda module, inputs, output: kept.append(output.detach()))
+    return Loop(teacher=teacher, loss=lambda loop, z, t, y: F.cross_entropy(z, y) + F.mse_loss(z.tanh(), kept[entry]))
+
+
 def slow(loop: Loop) -> torch.optim.Optimizer:
     return torch.optim.SGD(loop.student.parameters(), lr=1e-4)
 
@@ -1023,6 +1032,7 @@ HEALTHY: dict[str, Callable[[], Loop]] = {
     "a weight that is cut to 0 and rises at the end": lambda: Loop(
         loss=lambda loop, z, t, y: F.cross_entropy(z, y) + late_ramp(loop) * kd(z, t)
     ),
+    "the last entry of a hook's list": lambda: kept_by_a_hook(-1),
     "functions of three teachers": lambda: of_three(bound=True),
     "labels whose share is cut to 0 and rises at the end": lambda: Loop(
         loss=lambda loop, z, t, y: kd(z, t) + (1 - late_rest(loop)) * F.cross_entropy(z, y)

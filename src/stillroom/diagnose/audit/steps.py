@@ -84,6 +84,7 @@ class StepReader:
             step.clipped_share, foreign = window.clipped
             owners = (c.module for c in tape.calls if foreign & {id(p) for p in c.module.parameters()})
             step.clipped_for = next((networks.of(each) for each in owners), None)
+        step.kept = self._kept(reads & teachers, learners)
         step.in_full = full
         step.escaped = bool(tape.escaped)
         step.gradients = frozenset(window.gradients)
@@ -258,6 +259,15 @@ class StepReader:
             return True
         # Labels of several classes at once are 0 and 1, or two other numbers where they are smoothed.
         return bool(rows.std() > 0) and len(torch.unique(rows)) > 2
+
+    def _kept(self, reads: int, learners: int) -> frozenset[tuple[int, int]]:
+        """What a loss reads whole that was there before the step, as long as what the student gives."""
+        own = {len(each.tensor) for each in facts.bits(learners, self._tape.sources) if each.tensor.dim() > 1}
+        return frozenset(
+            (id(source.tensor), source.tensor._version)
+            for source in facts.bits(reads, self._tape.sources)
+            if source.kind == "constant" and source.tensor.dim() > 1 and len(source.tensor) in own
+        )
 
     def follower(self, step: Step) -> Follower | None:
         """A teacher that no optimizer holds and a student of the same shape: one may be a moving average."""

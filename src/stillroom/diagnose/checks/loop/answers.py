@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from contextlib import suppress
 from functools import partial
 
@@ -48,6 +49,9 @@ UNLIKE_TRAINED = Limits(0.15, 0.3, "Augmentation and other images of the same ki
     title="Answers and images",
 )
 def stale_answers(context: LoopContext) -> CheckResult:
+    kept = _first_batch(context)
+    if kept is not None:
+        return kept
     if not context.answers:
         raise Skip("No logits of a teacher were seen with the student's.")
     for found in (_other_images(context), _mixed_alone(context), _shifted(context)):
@@ -274,6 +278,42 @@ def _row_match(first: Tensor, second: Tensor) -> float:
     a, b = (torch.nn.functional.normalize(each, dim=1) for each in (a, b))
     nearest = (a @ b.T).argmax(1)
     return float((nearest == torch.arange(len(a), device=nearest.device)).float().mean())
+
+
+def _first_batch(context: LoopContext) -> CheckResult | None:
+    """One tensor of an earlier step, the answer to one batch, is the target of all batches.
+
+    A hook that appends to a list which nobody empties leaves the first batch's features at the head of it.
+    """
+    counts = Counter(key for step in context.steps for key in step.kept)
+    if not counts:
+        return None
+    ((key, count),) = counts.most_common(1)
+    steps = [step for step in context.steps if key in step.kept]
+    # Networks that are run for the batch, too, and not heard.
+    unheard = [[c.network for c in step.calls if not c.used and c.held == 0] for step in steps]
+    if count < max(5, 0.8 * len(context.steps)) or not all(unheard):
+        return None
+    inputs = [
+        call.inputs
+        for step in steps
+        for call in step.calls
+        if call.role == "student" and call.gradient and call.inputs is not None
+    ]
+    if not any(one.shape == inputs[0].shape and not torch.equal(one, inputs[0]) for one in inputs[1:]):
+        return None
+    places = [term.place for step in steps for each in step.backwards for term in each.terms if term.teacher]
+    return CheckResult(
+        "problem",
+        f"One tensor is the target of {count} of {len(context.steps)} watched steps, whose images differ; what "
+        f"{unheard[0][0].label} gives for the batch is not read.",
+        {"steps": count, "network": unheard[0][0].label},
+        Remedy(
+            "Read what the hook kept of this batch: empty its list before the teacher is run, or take the last entry.",
+            code="features.clear(); teacher(images); target = features[-1]",
+        ),
+        location=most_common(places),
+    )
 
 
 def _asked_again(context: LoopContext, stored: list[tuple[Step, Answers]]) -> tuple[Network, float, float, int] | None:

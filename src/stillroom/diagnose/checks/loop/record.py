@@ -228,6 +228,8 @@ class Step:
     in_full: bool = True  # whether all was looked at; else ``lost_terms`` and what a loss's operations say is empty
     decay: Decay | None = None  # the strongest weight decay of its optimizers, where that was measured
     averaging: Averaging | None = None  # how student and teacher were moved towards each other before it
+    # Which tensors that look like answers, are no output of this step, and are as long as the batch a loss reads.
+    kept: frozenset[tuple[int, int]] = frozenset()
 
 
 @dataclass(frozen=True)
