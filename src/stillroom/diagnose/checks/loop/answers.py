@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from contextlib import suppress
 from functools import partial
 
@@ -285,29 +284,15 @@ def _first_batch(context: LoopContext) -> CheckResult | None:
 
     A hook that appends to a list which nobody empties leaves the first batch's features at the head of it.
     """
-    counts = Counter(key for step in context.steps for key in step.kept)
-    if not counts:
+    if context.kept_target is None:
         return None
-    ((key, count),) = counts.most_common(1)
-    steps = [step for step in context.steps if key in step.kept]
-    # Networks that are run for the batch, too, and not heard.
-    unheard = [[c.network for c in step.calls if not c.used and c.held == 0] for step in steps]
-    if count < max(5, 0.8 * len(context.steps)) or not all(unheard):
-        return None
-    inputs = [
-        call.inputs
-        for step in steps
-        for call in step.calls
-        if call.role == "student" and call.gradient and call.inputs is not None
-    ]
-    if not any(one.shape == inputs[0].shape and not torch.equal(one, inputs[0]) for one in inputs[1:]):
-        return None
+    steps, network = context.kept_target
     places = [term.place for step in steps for each in step.backwards for term in each.terms if term.teacher]
     return CheckResult(
         "problem",
-        f"One tensor is the target of {count} of {len(context.steps)} watched steps, whose images differ; what "
-        f"{unheard[0][0].label} gives for the batch is not read.",
-        {"steps": count, "network": unheard[0][0].label},
+        f"One tensor is the target of {len(steps)} of {len(context.steps)} watched steps, whose images differ; what "
+        f"{network.label} gives for the batch is not read.",
+        {"steps": len(steps), "network": network.label},
         Remedy(
             "Read what the hook kept of this batch: empty its list before the teacher is run, or take the last entry.",
             code="features.clear(); teacher(images); target = features[-1]",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -211,6 +212,26 @@ class LoopContext:
             if seen and len(seen & one.prints) >= 0.5 * len(seen):
                 return one
         return None
+
+    @lazy
+    def kept_target(self) -> tuple[list[Step], Network] | None:
+        """Steps whose images differ and whose target is one tensor, and a network that is run in them and not heard."""
+        counts = Counter(key for step in self.steps for key in step.kept)
+        if not counts:
+            return None
+        ((key, count),) = counts.most_common(1)
+        steps = [step for step in self.steps if key in step.kept]
+        unheard = [[call.network for call in step.calls if not call.used and call.held == 0] for step in steps]
+        if count < max(5, 0.8 * len(self.steps)) or not all(unheard):
+            return None
+        inputs = [
+            call.inputs
+            for step in steps
+            for call in step.calls
+            if call.role == "student" and call.gradient and call.inputs is not None
+        ]
+        differ = any(one.shape == inputs[0].shape and not torch.equal(one, inputs[0]) for one in inputs[1:])
+        return (steps, unheard[0][0]) if differ else None
 
     @lazy
     def fits(self) -> list[Any]:

@@ -518,7 +518,7 @@ def teacher_unused(context: LoopContext) -> CheckResult:
         raise Skip("No loss was seen.")
     heard = [step for step in steps if any(backward.reads_teacher for backward in step.backwards)]
     if heard:
-        overwritten = _overwritten_teacher(context)
+        overwritten = _overwritten_teacher(context) if context.kept_target is None else None
         if overwritten is not None:
             return overwritten
         own = _own_answer(context) or _one_for_all(context)
