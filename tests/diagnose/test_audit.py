@@ -730,6 +730,7 @@ FAULTS: dict[str, tuple[str, Callable[[], Loop]]] = {
         "teacher_unused",
         lambda: Loop(loss=lambda loop, z, t, y: F.cross_entropy(z, y) + whole_ramp(loop) * kd(z, t)),
     ),
+    "a moving average in bfloat16": ("half_precision", lambda: averaged_in(torch.bfloat16)),
     "the first entry of a hook's list": ("stale_answers", lambda: kept_by_a_hook(0)),
     "functions of three teachers that ask the last": ("teacher_unused", lambda: of_three(bound=False)),
     "labels whose share is cut to 0": (
@@ -1011,6 +1012,23 @@ def of_three(bound: bool) -> Loop:
     return Loop(ask=ask, before=begin)
 
 
+def averaged_in(dtype: torch.dtype) -> Loop:
+    """Consistency with a moving average of the student, kept in a type."""
+    student = nn.Linear(8, CLASSES)
+    teacher = copy.deepcopy(student).to(dtype).requires_grad_(False)
+
+    def begin(loop: Loop, step: int) -> None:
+        with torch.no_grad():
+            for mine, new in zip(teacher.parameters(), student.parameters(), strict=True):
+                mine.lerp_(new.to(dtype), 0.002)
+
+    def ask(loop: Loop, x: Tensor, number: int) -> Tensor:
+        with torch.no_grad():
+            return teacher(x.to(dtype)).float()
+
+    return Loop(student=student, teacher=teacher, before=begin, ask=ask)
+
+
 def kept_by_a_hook(entry: int) -> Loop:
     """Features that a hook appends to a list, of which one entry is read."""
     kept: list[Tensor] = []
@@ -1032,6 +1050,7 @@ HEALTHY: dict[str, Callable[[], Loop]] = {
     "a weight that is cut to 0 and rises at the end": lambda: Loop(
         loss=lambda loop, z, t, y: F.cross_entropy(z, y) + late_ramp(loop) * kd(z, t)
     ),
+    "a moving average in float32": lambda: averaged_in(torch.float32),
     "the last entry of a hook's list": lambda: kept_by_a_hook(-1),
     "functions of three teachers": lambda: of_three(bound=True),
     "labels whose share is cut to 0 and rises at the end": lambda: Loop(

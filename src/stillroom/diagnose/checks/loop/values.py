@@ -240,6 +240,16 @@ def half_precision(context: LoopContext) -> CheckResult:
                 ),
                 location=line,
             )
+    averaged = [step.averaging.stuck for step in context.steps if step.averaging and step.averaging.stuck is not None]
+    if averaged and STUCK.at_least(share := median(averaged)) != "ok":
+        return CheckResult(
+            STUCK.at_least(share),
+            f"The moving average is kept in 16 bits: an update leaves {share:.0%} of the numbers that differ from the "
+            "student's as they were, as it is rounded away.",
+            evidence | {"stuck": share},
+            Remedy("Keep the average in float32.", code="teacher = copy.deepcopy(student).float().eval()"),
+            location=most_common([call.place for _, call in context.calls("teacher")]),
+        )
     if vanished:
         number, dtype, place = vanished[0]
         return CheckResult(
