@@ -212,7 +212,8 @@ def versions(environment: Path) -> str:
             capture_output=True, text=True, check=True,
         ).stdout
     )  # fmt: skip
-    wanted = ("torch", "numpy", "pydantic", "typer", "accelerate", "scipy", "pyarrow", "optuna", *EXTRAS)
+    base = ("torch", "numpy", "pydantic", "typer", "accelerate", "scipy", "pyarrow", "optuna")
+    wanted = {*base, *EXTRAS, "datasets", "huggingface-hub", "pillow-heif", "tokenizers"}
     return ", ".join(f"{each['name']} {each['version']}" for each in listed if each["name"] in wanted)
 
 
