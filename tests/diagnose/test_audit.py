@@ -1200,6 +1200,17 @@ def one_hot_term(z: Tensor, y: Tensor) -> Tensor:
     return -(F.one_hot(y.clamp(min=0), CLASSES) * z.log_softmax(1)).sum(1).mean()
 
 
+SMOOTHED = torch.full((CLASSES, CLASSES), 0.02).fill_diagonal_(1 - 0.02 * (CLASSES - 1))
+
+
+def of_a_table(z: Tensor, y: Tensor, t: Tensor | None = None, known: Tensor | None = None) -> Tensor:
+    """The labels' rows of a table of smoothed labels; the teacher's answer where a row has no label."""
+    target = SMOOTHED[y]
+    if t is not None and known is not None:
+        target = torch.where(known[:, None], target, t.softmax(1))
+    return -(target * z.log_softmax(1)).sum(1).mean()
+
+
 TURNED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "clamp": lambda z, y: F.cross_entropy(z, hidden(y).clamp(min=0)),
     "one_hot": lambda z, y: one_hot_term(z, hidden(y)),
@@ -1215,6 +1226,7 @@ TURNED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "maximum of zeros": lambda z, y: F.cross_entropy(z, torch.maximum(hidden(y), torch.zeros_like(y))),
     "void": lambda z, y: F.cross_entropy(z, hidden(y, 255).clamp(max=CLASSES - 1)),
     "assigned in place": lambda z, y: F.cross_entropy(z, assigned(hidden(y))),
+    "rows of a table": lambda z, y: of_a_table(z, hidden(y)),
 }
 
 
@@ -1232,6 +1244,8 @@ MASKED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         F.pad(z, (0, 1)), torch.where(hidden(y) < 0, CLASSES, hidden(y))
     ),
     "set to zero": lambda z, y: rows_of(z, hidden(y)).masked_fill(hidden(y) < 0, 0.0).mean(),
+    "rows of a table, others by the student itself": lambda z, y: of_a_table(z, h := hidden(y), z.detach(), h >= 0),
+    "rows of a table, others by a number": lambda z, y: of_a_table(z, h := hidden(y), z.detach(), h != -1),
 }
 
 

@@ -356,6 +356,8 @@ def label_tensor(tape: Tape, nodes: Sequence[Node], rows: int, classes: int) -> 
             targets.append(node.argument(0, "tensor"))
         elif node.name == "__getitem__" and isinstance(node.args[1], tuple):
             targets += [each for each in node.args[1] if isinstance(each, Tensor)]
+        elif _reads_table(node, classes):
+            targets.append(node.args[1])
     for target in targets:
         if not isinstance(target, Tensor) or target.is_floating_point() or target.dtype is torch.bool:
             continue
@@ -510,7 +512,8 @@ def answers(
     labels, handed = label_tensor(tape, [node for node in nodes if node.sources & own], rows, classes)
     if labels is None:
         # One-hot labels are made without the student's answers.
-        labels, handed = label_tensor(tape, [node for node in nodes if node.name in _ONE_HOT], rows, classes)
+        made = [node for node in nodes if node.name in _ONE_HOT or _reads_table(node, classes)]
+        labels, handed = label_tensor(tape, made, rows, classes)
     both = [student.tensor] + ([teacher.tensor] if teacher is not None else [])
     follow = both + ([handed] if handed is not None and handed.numel() == rows else [])
     loss: RecordedLoss | None = replay(tape, raw.loss, follow) if teacher is not None and as_function else None
@@ -685,9 +688,25 @@ def _index(sources: Sequence[Source], source: Source) -> int | None:
     return next((i for i, each in enumerate(sources) if each is source), None)
 
 
+def _reads_table(node: Node, classes: int) -> bool:
+    """Whether rows of a table of class probabilities, as of smoothed labels, are picked by a tensor of numbers."""
+    if node.name != "__getitem__" or not isinstance(node.args[1], Tensor) or node.args[1].dtype is torch.bool:
+        return False
+    table = node.args[0]
+    return table.is_floating_point() and tuple(table.shape) == (classes, classes) and not node.gradient
+
+
 def _named_classes(tape: Tape, handed: Tensor, classes: int) -> tuple[Tensor, TurnedLabels | None]:
     """The labels of all rows, -100 where a row has none, and which rows were given one that they do not have."""
     labels, turned = handed.detach().reshape(-1).clone(), turned_labels(tape, handed, classes)
+    below = (labels < 0) & (labels >= -classes)
+    if turned is None and bool(below.any()):
+        uses = [node for node in tape.nodes if any(each is handed for each in node.inputs)]
+        # Rows that are told apart by their very number may be left out; other numbers below 0 would not be.
+        named = any(node.name in ("eq", "__eq__", "ne", "__ne__") for node in uses)
+        if not named and any(_reads_table(node, classes) for node in uses):
+            picked = frozenset((labels[below] % classes).tolist())
+            turned = TurnedLabels(below, picked, tuple(labels[~below].tolist()), by_index=True)
     return (labels.masked_fill(turned.rows, -100) if turned is not None and classes > 2 else labels), turned
 
 

@@ -131,6 +131,7 @@ class TurnedLabels:
     rows: Tensor  # bool [N]: which rows
     classes: frozenset[int]  # what their labels are now
     others: tuple[int, ...]  # the labels of the other rows
+    by_index: bool = False  # whether no operation did: a number below 0 counts from the end of a table
 
 
 @dataclass(eq=False)

@@ -360,6 +360,7 @@ def _turned_labels(context: LoopContext) -> CheckResult | None:
         return None
     rows = float(torch.cat([turned.rows.float() for _, turned in known]).mean())
     share, named = max(learnt), ", ".join(map(str, sorted(classes)[:3]))
+    becomes = "as an index it picks" if known[0][1].by_index else "it is turned into"
     terms = [
         term.place
         for _, backward in context.backwards
@@ -368,8 +369,8 @@ def _turned_labels(context: LoopContext) -> CheckResult | None:
     ]
     return CheckResult(
         "problem",
-        f"{rows:.0%} of the rows have no label, as their number is no class: it is turned into class {named}, and the "
-        f"student learns it (these rows get {share:.0%} of the labels' gradient).",
+        f"{rows:.0%} of the rows have no label, as their number is no class: {becomes} class {named}, and the student "
+        f"learns it (these rows get {share:.0%} of the labels' gradient).",
         {"rows": rows, "share": share, "classes": sorted(classes)},
         Remedy(
             "Leave these rows out of the labels' term.",
@@ -393,13 +394,16 @@ def _learnt_share(answers: Answers, turned: TurnedLabels) -> float:
     # With their own labels, a class of weight 0 may be left out, or a mask be computed from the labels themselves. One
     # sum of both terms for each row cannot be taken apart so.
     live = read_labels(answers).reshape(-1) >= 0
-    if not bool(live[~rows].any()):
+    if turned.by_index or not bool(live[~rows].any()):
         live = torch.ones_like(live)
 
     def moved(at: Tensor) -> float:
         """What other labels of some rows change of these rows' gradient."""
         own = flat[at]
         other = next((each for each in usual.unique() if not bool((own == each).all())), None)
+        if turned.by_index and at is rows:
+            # Another number below 0: a mask of them leaves these rows out all the same.
+            other = own.new_tensor(-2 if bool((own != -2).any()) else -1)
         if other is None or not bool(at.any()):
             return 0.0
         changed = torch.where(at, other, flat).reshape(labels.shape)
