@@ -202,7 +202,7 @@ def page(rows: list[dict[str, Any]], command: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("names", nargs="*", help="cases; all where none is named")
-    parser.add_argument("--cases", type=Path, default=Path("wild"))
+    parser.add_argument("--cases", type=Path, default=Path(__file__).parent / "wild_cases")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--identical", action="store_true", help="run each script without the audit, too")
     parser.add_argument("--stop", action="store_true", help="stop each script when it has been watched")
