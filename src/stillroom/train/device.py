@@ -69,8 +69,8 @@ def resolve_precision(config: TrainingConfig, device: torch.device, student: nn.
     """The options with the precision of the training steps, and of frozen teachers in them, written out.
 
     ``auto`` is bfloat16 if the device supports it natively, else float32. A student with depthwise convolutions trains
-    in float32 on a CPU: oneDNN has no fast gradient of theirs in bfloat16, and a step of a MobileNetV3 or an EfficientNet
-    takes twice as long (``benchmarks/precision.py``). Its teacher only answers, and does so faster in bfloat16.
+    in float32 on a CPU: oneDNN has no fast gradient of theirs in bfloat16, and a step of a MobileNetV3 takes twice as
+    long (``benchmarks/precision.py``). Its teacher only answers, and does so faster in bfloat16.
     """
     native = native_precision(device)
     slow = device.type == "cpu" and _has_depthwise_convolutions(student)

@@ -702,7 +702,7 @@ def _named_classes(tape: Tape, handed: Tensor, classes: int) -> tuple[Tensor, Tu
     below = (labels < 0) & (labels >= -classes)
     if turned is None and bool(below.any()):
         uses = [node for node in tape.nodes if any(each is handed for each in node.inputs)]
-        # Rows that are told apart by their very number may be left out; other numbers below 0 would not be.
+        # Rows that are known by one number may be left out by it; other numbers below 0 would not be.
         named = any(node.name in ("eq", "__eq__", "ne", "__ne__") for node in uses)
         if not named and any(_reads_table(node, classes) for node in uses):
             picked = frozenset((labels[below] % classes).tolist())
