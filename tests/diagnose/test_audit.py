@@ -1397,6 +1397,26 @@ def test_a_schedule_is_held_against_the_loops_around_the_step(make: Any, problem
     assert problems(watched.diagnosis) == (["schedule"] if problem else [])
 
 
+@pytest.mark.parametrize("each_part", [True, False])
+def test_a_schedule_of_updates_is_not_stepped_with_every_part_of_one(each_part: bool) -> None:
+    teacher, student = Teacher().eval(), Student()
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+    with audit() as watched:
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: max(0.0, 1 - update / 40))
+        for number, (x, y) in enumerate(Loop(steps=160).batches()):
+            with torch.no_grad():
+                t = teacher(x)
+            ((F.cross_entropy(student(x), y) + kd(student(x), t)) / 4).backward()
+            if number % 4 == 3:
+                optimizer.step()
+                optimizer.zero_grad()
+            if each_part or number % 4 == 3:
+                schedule.step()
+    assert problems(watched.diagnosis) == (["schedule"] if each_part else [])
+    if each_part:
+        assert "4 times for each step of the optimizer" in watched.diagnosis.problems[0].summary
+
+
 def summed(z: Tensor, t: Tensor, y: Tensor, tau: float = 3.0, power: int = 2) -> Tensor:
     keep = y != -100
     soft = F.kl_div(F.log_softmax(z[keep] / tau, -1), F.softmax(t[keep] / tau, -1), reduction="sum")

@@ -455,11 +455,14 @@ def schedule(context: LoopContext) -> CheckResult:
     fallen = [step for step, rate in one.rates if rate < 1e-3 * max(each for _, each in one.rates)]
     periodic = one.name in ("CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR")
     if per_batch and ended and fallen and fallen[0] < EARLY.problem * made and not periodic:
+        # Made for steps of the optimizer, and stepped with every part of an accumulated batch.
+        often = steps >= 1.5 * made
+        rhythm = f"{steps / made:.3g} times for each step of the optimizer" if often else "with every batch"
         return problem(
-            f"{one.name} is stepped with every batch: the rate is below a thousandth of its start from step "
+            f"{one.name} is stepped {rhythm}: the rate is below a thousandth of its start from step "
             f"{fallen[0]} of {made} on.",
-            "Step it once an epoch.",
-            after_epoch,
+            "Step it where the optimizer is stepped." if often else "Step it once an epoch.",
+            "optimizer.step()\nscheduler.step()" if often else after_epoch,
             where,
         )
     long = one.period and not per_batch and 0.9 * planned <= one.period <= 1.1 * planned
