@@ -28,6 +28,7 @@ from stillroom.recipe import Recipe
 from stillroom.run.components import build_components
 from stillroom.run.run import execute
 from stillroom.teachers.cache_store import list_caches
+from stillroom.train.device import has_native_bfloat16
 
 Make = Callable[..., Recipe]
 ON, OFF = "cache.enabled=true", "cache.enabled=false"
@@ -113,6 +114,13 @@ def test_a_depthwise_student_trains_in_float32_and_its_teacher_answers_in_bfloat
     for name, expected in (("exact", "float32"), ("other", "bfloat16")):
         written = yaml.safe_load((tmp_path / name / "recipe.yaml").read_text())["training"]
         assert (written["precision"], written["teacher_precision"]) == (expected, expected)
+
+
+def test_a_limit_of_instructions_is_no_native_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    for limit, expected in (("AVX2", False), ("avx512_core", False), ("AVX512_CORE_AMX", True), ("", True)):
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+        assert has_native_bfloat16(torch.device("cpu")) is expected
 
 
 @pytest.mark.usefixtures("perceptrons")

@@ -28,6 +28,8 @@ try:
 except ImportError:  # Windows measures memory differently; a run there reports none.
     resource = None  # type: ignore[assignment]
 
+# Sets of instructions that oneDNN may be kept to and that hold none for bfloat16.
+_WITHOUT_BFLOAT16 = frozenset(("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"))
 # Linux reports the peak memory of a process, and resets it when 5 is written.
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -53,9 +55,15 @@ def resolve_device(name: str) -> torch.device:
 
 
 def has_native_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies in bfloat16 natively rather than emulating it."""
+    """Whether the device multiplies in bfloat16 natively rather than emulating it.
+
+    On a CPU where ``ONEDNN_MAX_CPU_ISA`` keeps oneDNN from the instructions for it, it does not.
+    """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", ""))
+    if limit.upper() in _WITHOUT_BFLOAT16:
+        return False
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(getattr(torch.cpu, probe, lambda: False)()) for probe in probes)
 
