@@ -167,7 +167,7 @@ class Ensemble:
     >>> student, out = nn.Linear(4, 2), tempfile.mkdtemp()
     >>> run = sr.distill(teachers, student, data, data, ["kl"], epochs=1, out=out, progress=False)
     >>> run.summary["teachers"]["both"]["model"]
-    'mean of torch.nn.modules.linear:Linear + torch.nn.modules.linear:Linear'
+    'mean of Linear + Linear'
     """
 
     members: Mapping[str, float]

@@ -333,7 +333,8 @@ def _tasks(recipe: Recipe, run: PlannedRun, order: Sequence[int] | None = None) 
 def _precision(recipe: Recipe, of_steps: str) -> dict[str, Any]:
     """That of the training steps, and of frozen teachers where it is another."""
     of_teachers = recipe.training.teacher_precision
-    return {"": of_steps} | ({} if of_teachers in ("auto", of_steps) else {"of teachers": of_teachers})
+    alike = of_teachers in ("auto", recipe.training.precision)
+    return {"": of_steps} | ({} if alike else {"of teachers": of_teachers})
 
 
 def _student(recipe: Recipe) -> dict[str, Any]:
