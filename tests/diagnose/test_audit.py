@@ -730,6 +730,8 @@ FAULTS: dict[str, tuple[str, Callable[[], Loop]]] = {
         "teacher_unused",
         lambda: Loop(loss=lambda loop, z, t, y: F.cross_entropy(z, y) + whole_ramp(loop) * kd(z, t)),
     ),
+    "teachers of an iterator, used up": ("teacher_unused", lambda: of_an_iterator(once=True)),
+    "stored answers that are softened twice": ("temperature_one_sided", lambda: dumped(4.0)),
     "a moving average in bfloat16": ("half_precision", lambda: averaged_in(torch.bfloat16)),
     "the first entry of a hook's list": ("stale_answers", lambda: kept_by_a_hook(0)),
     "functions of three teachers that ask the last": ("teacher_unused", lambda: of_three(bound=False)),
@@ -1012,6 +1014,35 @@ def of_three(bound: bool) -> Loop:
     return Loop(ask=ask, before=begin)
 
 
+def of_an_iterator(once: bool) -> Loop:
+    """The mean of two teachers, from a list or from an iterator, which gives them once."""
+    both = [Teacher().eval(), Teacher().eval()]
+    teachers = iter(both) if once else both
+
+    @torch.no_grad()
+    def ask(loop: Loop, x: Tensor, number: int) -> Tensor:
+        total = torch.zeros(len(x), CLASSES)
+        for teacher in teachers:
+            total += teacher(x) / 2
+        return total
+
+    return Loop(ask=ask, steps=24)
+
+
+def dumped(divisor: float) -> Loop:
+    """Answers that were stored before the training, divided by a number."""
+
+    def begin(loop: Loop, step: int) -> None:
+        if step == 0:
+            with torch.no_grad():
+                loop.extra = [loop.teacher(x) / divisor for x, _ in loop.batches()]
+
+    def ask(loop: Loop, x: Tensor, number: int) -> Tensor:
+        return loop.extra[number]  # type: ignore[no-any-return]
+
+    return Loop(before=begin, ask=ask, steps=20)
+
+
 def averaged_in(dtype: torch.dtype) -> Loop:
     """Consistency with a moving average of the student, kept in a type."""
     student = nn.Linear(8, CLASSES)
@@ -1050,6 +1081,8 @@ HEALTHY: dict[str, Callable[[], Loop]] = {
     "a weight that is cut to 0 and rises at the end": lambda: Loop(
         loss=lambda loop, z, t, y: F.cross_entropy(z, y) + late_ramp(loop) * kd(z, t)
     ),
+    "teachers of a list": lambda: of_an_iterator(once=False),
+    "stored answers as they are": lambda: dumped(1.0),
     "a moving average in float32": lambda: averaged_in(torch.float32),
     "the last entry of a hook's list": lambda: kept_by_a_hook(-1),
     "functions of three teachers": lambda: of_three(bound=True),

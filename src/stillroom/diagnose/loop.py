@@ -60,7 +60,7 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = {
     "probabilities_for_logits": ("roles_swapped", "learning_rate", "student_no_gradient", *_LOSS, *_TEACHING),
     "batch_split": ("roles_swapped", *_LOSS),
     "weights_not_loaded": ("teacher_input", "class_order", "stale_answers", *_TEACHING),
-    "stale_answers": ("class_order", "teacher_input", "loss_minimum", *_TEACHING),
+    "stale_answers": ("class_order", "teacher_input", "loss_minimum", "temperature_one_sided", *_TEACHING),
     "class_order": ("teacher_input", *_TEACHING),
     "teacher_input": _TEACHING,
     "teacher_at_chance": ("teacher_weak", "target_constant"),

@@ -513,7 +513,7 @@ def answers(
     if labels is None:
         # One-hot labels are made without the student's answers.
         made = [node for node in nodes if node.name in _ONE_HOT or _reads_table(node, classes)]
-        labels, handed = label_tensor(tape, made, rows, classes)
+        labels, handed = label_tensor(tape, made, rows, classes) if not _are_mixed(nodes, made) else (None, None)
     both = [student.tensor] + ([teacher.tensor] if teacher is not None else [])
     follow = both + ([handed] if handed is not None and handed.numel() == rows else [])
     loss: RecordedLoss | None = replay(tape, raw.loss, follow) if teacher is not None and as_function else None
@@ -686,6 +686,24 @@ def _like(record: _Record, **changes: Any) -> _Record:
 
 def _index(sources: Sequence[Source], source: Source) -> int | None:
     return next((i for i, each in enumerate(sources) if each is source), None)
+
+
+def _are_mixed(nodes: Sequence[Node], made: Sequence[Node]) -> bool:
+    """Whether one-hot labels are mixed with others, or with their own in another order: no row has a class then."""
+    labels = {id(each) for node in made for each in node.inputs if not each.is_floating_point()}
+    rows = {id(out) for node in made for out in node.outputs}
+    grown = True
+    while grown:  # what is computed of them in place: their type, a factor
+        follow = [n for n in nodes if n.name in _KEEPS_ROWS and any(id(each) in rows for each in n.inputs)]
+        new = {id(out) for node in follow for out in node.outputs} - rows
+        rows |= new
+        grown = bool(new)
+    moved = [n for n in nodes if n.name in _MOVES_ROWS and n.inputs and id(n.inputs[0]) in rows]
+    picked = [n for n in moved if n.name != "__getitem__" or isinstance(n.args[1], Tensor)]
+    return len(labels) > 1 or bool(picked)
+
+
+_KEEPS_ROWS = frozenset(("float", "to", "type", "mul", "__rmul__", "mul_", "clone", "detach"))
 
 
 def _reads_table(node: Node, classes: int) -> bool:

@@ -437,6 +437,36 @@ def _own_answer(context: LoopContext) -> CheckResult | None:
     )
 
 
+def _used_up(steps: Sequence[Step]) -> CheckResult | None:
+    """A term that reads the teacher's answer at first, and in most steps a constant in its place.
+
+    An iterator over teachers or answers, as of ``map`` or ``zip``, gives them once: sums over it are 0 from then on.
+    """
+    read: dict[tuple[str | None, str], list[bool]] = {}
+    for step in steps:
+        terms = [term for each in step.backwards for term in each.terms if term.place and not term.labels]
+        for key in {(term.place, term.function) for term in terms}:
+            of_teacher = [term.teacher for term in terms if (term.place, term.function) == key]
+            read.setdefault(key, []).append(any(of_teacher))
+    for (place, function), each in read.items():
+        heard = sum(each)
+        # A teacher that comes later, or leaves, changes the terms of the loss: this one is there all along.
+        if heard and each[0] and len(each) >= 0.9 * len(steps) and heard < 0.5 * len(each) and not any(each[heard:]):
+            return CheckResult(
+                "problem",
+                f"{function} reads the teacher's answer in the first {_of(heard, len(each))}, and a constant in its "
+                "place in all later ones.",
+                {"steps": len(each), "heard": heard},
+                Remedy(
+                    "Look at what the answers come from: an iterator, as of map, zip or a generator, is used up "
+                    "after one pass.",
+                    code="teachers = list(teachers)",
+                ),
+                location=place,
+            )
+    return None
+
+
 def _one_for_all(context: LoopContext) -> CheckResult | None:
     """One line asks a teacher several times about the same images, and others that know something not at all.
 
@@ -527,6 +557,9 @@ def teacher_unused(context: LoopContext) -> CheckResult:
         terms = [term for step in heard for backward in step.backwards for term in backward.terms if term.teacher]
         if terms and all(term.weight == 0 for term in terms):
             return _without_weight(context, terms, len(heard))
+        used_up = _used_up(steps)
+        if used_up is not None:
+            return used_up
         learns = any(term.student for step in heard for backward in step.backwards for term in backward.terms)
         if terms and learns and not any(term.reads_student for term in terms):
             return CheckResult(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
-from stillroom.diagnose.checks.loop.context import LoopContext, most_common
+from stillroom.diagnose.checks.loop.context import LoopContext, ask, most_common
 from stillroom.diagnose.checks.loop.record import Answers, ComparingTerm, Step, Term
 from stillroom.diagnose.checks.loss.context import meaning_of, says_reverse
 from stillroom.diagnose.checks.loss.identify import (
@@ -507,7 +508,7 @@ def temperature_one_sided(context: LoopContext) -> CheckResult:
     known = _known(context)
     terms = [term for each in known for term in each.fit.terms if term.kind == "one_sided"]
     if len(terms) < len(known):
-        return CheckResult("ok", "Student and teacher are softened alike.")
+        return _softened_twice(context, known) or CheckResult("ok", "Student and teacher are softened alike.")
     student, teacher = terms[0].temperatures
     return CheckResult(
         "problem",
@@ -517,6 +518,40 @@ def temperature_one_sided(context: LoopContext) -> CheckResult:
         Remedy("Divide the logits of both by the same temperature.", code=textbook_kl()),
         location=_place(known),
     )
+
+
+def _softened_twice(context: LoopContext, known: Sequence[StepFit]) -> CheckResult | None:
+    """Stored answers that are the teacher's logits divided by a temperature, which the loss divides once more."""
+    softened = [term.temperature for each in known for term in each.fit.terms if term.kind == "kl" and term.temperature]
+    tau = median(softened) if softened else 1.0
+    stored = [each for _, each in context.answers if each.stored and each.teacher is not None][-4:]
+    if tau < 1.2 or not stored:
+        return None
+    for network in dict.fromkeys([*(one for each in stored for one in each.teacher_origin), *context.candidates]):
+        logits: list[tuple[Tensor, Tensor]] = []
+        with suppress(Skip):
+            for each in stored:
+                inputs = each.student_call.inputs if each.student_call is not None else None
+                if inputs is not None and each.teacher is not None and len(each.shape) == 2:
+                    live, kept = ask(network, inputs, each.shape[1]), each.teacher.float().cpu()
+                    count = min(len(live), len(kept))
+                    logits.append((live[:count], kept[:count]))
+        if not logits:
+            continue
+        live, kept = (torch.cat([one[i] for one in logits]) for i in (0, 1))
+        live, kept = (one - one.mean(1, keepdim=True) for one in (live, kept))
+        scale = float((live * kept).sum() / live.square().sum().clamp_min(1e-30))
+        same = float((kept - scale * live).norm()) < 0.01 * float(kept.norm())
+        if same and scale > 0 and abs(1 / scale - tau) < 0.05 * tau:
+            return CheckResult(
+                "problem",
+                f"The stored answers are the logits of {network.label} divided by {number(1 / scale)}, and the loss "
+                f"divides them by τ = {number(tau)} again.",
+                {"stored": 1 / scale, "temperature": tau},
+                Remedy("Store the logits as they are.", code="torch.save(teacher(images), path)  # not divided"),
+                location=_place(known),
+            )
+    return None
 
 
 @check(
