@@ -58,8 +58,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("workers"):
         import processes
+        import workers
 
         processes.share()
+        workers.keep_single()
 
 
 def pytest_runtestloop(session: pytest.Session) -> bool | None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 
 import processes
 
@@ -55,6 +56,19 @@ def run(session: pytest.Session, count: int) -> bool | None:
     finally:
         pool.end()
     return True
+
+
+_threads = 1  # of each worker
+
+
+def keep_single() -> None:
+    """Until the workers are forked this process computes in one thread: OpenMP's threads are not in a copy of it.
+
+    A copy of a process that has them waits for them for ever.
+    """
+    global _threads
+    _threads = torch.get_num_threads()
+    torch.set_num_threads(1)
 
 
 class _Worker(NamedTuple):
@@ -178,6 +192,7 @@ def _serve(session: pytest.Session, connection: Connection, number: int) -> None
     """Be a worker: run what is handed out, and end this process."""
     code = 1
     try:
+        torch.set_num_threads(_threads)
         _settle(session.config, connection, number)
         for items in _handed_out(session, connection):
             # Between two files, what was set up for the session stays.
