@@ -450,8 +450,19 @@ def _used_up(steps: Sequence[Step]) -> CheckResult | None:
             read.setdefault(key, []).append(any(of_teacher))
     for (place, function), each in read.items():
         heard = sum(each)
-        # A teacher that comes later, or leaves, changes the terms of the loss: this one is there all along.
-        if heard and each[0] and len(each) >= 0.9 * len(steps) and heard < 0.5 * len(each) and not any(each[heard:]):
+        taught = {c.network.serial for step in steps[:heard] for c in step.calls if c.role == "teacher"}
+        later = {c.network.serial for step in steps[heard:] for c in step.calls if c.reaches_loss}
+        # A teacher that comes later, or leaves, changes the terms of the loss: this one is there all along. One of two
+        # that teach each other is heard as before, when it has begun to learn.
+        if (
+            heard
+            and taught
+            and not taught & later
+            and each[0]
+            and len(each) >= 0.9 * len(steps)
+            and heard < 0.5 * len(each)
+            and not any(each[heard:])
+        ):
             return CheckResult(
                 "problem",
                 f"{function} reads the teacher's answer in the first {_of(heard, len(each))}, and a constant in its "
