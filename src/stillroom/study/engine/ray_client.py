@@ -91,11 +91,7 @@ def connect(options: ClusterOptions, give_up: GiveUp) -> Iterator[tuple[str, int
         import ray
 
         try:
-            try:
-                ray.init(address=options.address, **ray_options)
-            except ConnectionError:  # on a busy machine Ray's own patience may end before the cluster answers
-                ray.shutdown()
-                ray.init(address=options.address, **ray_options)
+            ray.init(address=options.address, **ray_options)
         except Exception as error:
             expected = f"a Ray cluster that lets one in ({format_line(error)})"
             raise BadInput("--address", options.address, expected) from None
