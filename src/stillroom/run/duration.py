@@ -23,11 +23,11 @@ from stillroom.train.config import TrainingConfig
 from stillroom.train.device import (
     autocast,
     exact_float32,
-    precision_of,
     resolve_device,
     resolve_precision,
     resolve_threads,
     threads,
+    written_out,
 )
 from stillroom.train.optimisation import build_optimizer
 
@@ -71,7 +71,7 @@ def measure_speed(
         model = build_model(config.without_weights(), data, field).to(device)
         prepared = with_layout(model, config, data, field)
         model = prepared.model
-        precision = precision_of(resolve_precision(training, device, model))
+        precision = written_out(resolve_precision(training, device, model).precision)
         optimizer = build_optimizer([model], training.optimizer)
 
         def answer(images: Tensor) -> None:

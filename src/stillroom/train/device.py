@@ -89,19 +89,15 @@ def resolve_precision(config: TrainingConfig, device: torch.device, student: nn.
     return config.model_copy(update={"precision": own, "teacher_precision": of_teacher})
 
 
-def precision_of(resolved: TrainingConfig) -> Precision:
-    """The precision of the training steps, where :func:`resolve_precision` wrote it out."""
-    return "bfloat16" if resolved.precision == "bfloat16" else "float32"
-
-
-def teacher_precision_of(resolved: TrainingConfig) -> Precision:
-    """The precision of frozen teachers, where it is written out."""
-    return "bfloat16" if resolved.teacher_precision == "bfloat16" else "float32"
+def written_out(name: Literal["auto", "float32", "bfloat16"]) -> Precision:
+    """A precision that :func:`resolve_precision` wrote out."""
+    return "bfloat16" if name == "bfloat16" else "float32"
 
 
 def with_precision(runtime: Runtime, resolved: TrainingConfig) -> Runtime:
     """The runtime in the precisions that are written out."""
-    return replace(runtime, precision=precision_of(resolved), of_frozen_teachers=teacher_precision_of(resolved))
+    own, of_teachers = written_out(resolved.precision), written_out(resolved.teacher_precision)
+    return replace(runtime, precision=own, of_frozen_teachers=of_teachers)
 
 
 def _has_depthwise_convolutions(model: nn.Module) -> bool:

@@ -513,7 +513,8 @@ def answers(
     if labels is None:
         # One-hot labels are made without the student's answers.
         made = [node for node in nodes if node.name in _ONE_HOT or _reads_table(node, classes)]
-        labels, handed = label_tensor(tape, made, rows, classes) if not _are_mixed(nodes, made) else (None, None)
+        if made and not _are_mixed(nodes, made):
+            labels, handed = label_tensor(tape, made, rows, classes)
     both = [student.tensor] + ([teacher.tensor] if teacher is not None else [])
     follow = both + ([handed] if handed is not None and handed.numel() == rows else [])
     loss: RecordedLoss | None = replay(tape, raw.loss, follow) if teacher is not None and as_function else None

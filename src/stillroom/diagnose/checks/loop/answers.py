@@ -81,7 +81,7 @@ def stale_answers(context: LoopContext) -> CheckResult:
             Remedy("Fill the store for every image before the first step that reads it."),
             location=place,
         )
-    best = _asked_again(context, stored)
+    best = _asked_again(context)
     rows = [(e.teacher, e.labels) for _, e in stored if e.labels is not None]
     stored_accuracy, count, classes = float("nan"), 0, stored[0][1].student.shape[1]
     labels = torch.zeros(0, dtype=torch.long)
@@ -301,27 +301,20 @@ def _first_batch(context: LoopContext) -> CheckResult | None:
     )
 
 
-def _asked_again(context: LoopContext, stored: list[tuple[Step, Answers]]) -> tuple[Network, float, float, int] | None:
+def _asked_again(context: LoopContext) -> tuple[Network, float, float, int] | None:
     """The network that stored answers fit best when it is asked now: share of equal decisions, accuracy, rows."""
     best: tuple[Network, float, float, int] | None = None
-    origins = [network for _, each in stored for network in each.teacher_origin]
-    for network in dict.fromkeys([*origins, *context.candidates]):
+    for network, answers in context.asked_again:
         same = hits = labelled = total = 0
-        try:
-            for _, each in stored[-8:]:
-                call = each.student_call
-                if call is None or call.inputs is None or each.teacher is None or len(each.shape) != 2:
-                    continue
-                count = min(len(call.inputs), len(each.teacher), 64)
-                live = ask(network, call.inputs[:count], each.student.shape[1]).argmax(1)
-                same += int((live == each.teacher[:count].argmax(1).cpu()).sum())
-                total += count
-                if each.labels is not None:
-                    valid = each.labels[:count].cpu()
-                    hits += int((live[valid >= 0] == valid[valid >= 0]).sum())
-                    labelled += int((valid >= 0).sum())
-        except Skip:
-            continue
+        for each, logits in answers:
+            assert each.teacher is not None
+            count, live = len(logits), logits.argmax(1)
+            same += int((live == each.teacher[:count].argmax(1).cpu()).sum())
+            total += count
+            if each.labels is not None:
+                valid = each.labels[:count].cpu()
+                hits += int((live[valid >= 0] == valid[valid >= 0]).sum())
+                labelled += int((valid >= 0).sum())
         if total and (best is None or same / total > best[1]):
             best = (network, same / total, hits / labelled if labelled else float("nan"), total)
     return best

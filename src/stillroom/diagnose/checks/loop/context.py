@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -254,6 +254,22 @@ class LoopContext:
             if module is not None and one.classes in classes and id(module) not in students:
                 found[id(module)] = one.network
         return list(found.values())
+
+    @lazy
+    def asked_again(self) -> list[tuple[Network, list[tuple[Answers, Tensor]]]]:
+        """Networks that may have given the stored answers of the last steps, with what they give now, [n, K] each."""
+        stored = [each for _, each in self.answers if each.stored][-8:]
+        found = []
+        for network in dict.fromkeys([*(one for each in stored for one in each.teacher_origin), *self.candidates]):
+            with suppress(Skip):
+                live = []
+                for each in stored:
+                    inputs = each.student_call.inputs if each.student_call is not None else None
+                    if inputs is not None and each.teacher is not None and len(each.shape) == 2:
+                        count = min(len(inputs), len(each.teacher), 64)
+                        live.append((each, ask(network, inputs[:count], each.student.shape[1])))
+                found.append((network, live))
+        return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ import torch
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.loop.context import LoopContext, most_common
-from stillroom.diagnose.checks.loop.record import CallFacts, Network, Step, Term
+from stillroom.diagnose.checks.loop.record import CallFacts, Network, Phase, Step, Term
 from stillroom.diagnose.checks.loss.context import meaning_of
 from stillroom.diagnose.checks.loss.words import textbook_kl
 from stillroom.schema.diagnosis import Remedy, Verdict
@@ -450,19 +450,13 @@ def _used_up(steps: Sequence[Step]) -> CheckResult | None:
             read.setdefault(key, []).append(any(of_teacher))
     for (place, function), each in read.items():
         heard = sum(each)
-        taught = {c.network.serial for step in steps[:heard] for c in step.calls if c.role == "teacher"}
-        later = {c.network.serial for step in steps[heard:] for c in step.calls if c.reaches_loss}
-        # A teacher that comes later, or leaves, changes the terms of the loss: this one is there all along. One of two
-        # that teach each other is heard as before, when it has begun to learn.
-        if (
-            heard
-            and taught
-            and not taught & later
-            and each[0]
-            and len(each) >= 0.9 * len(steps)
-            and heard < 0.5 * len(each)
-            and not any(each[heard:])
-        ):
+        # A teacher that comes later, or leaves, changes the terms of the loss: this one is there all along.
+        if not all(each[:heard]) or not 0 < heard < 0.5 * len(each) or len(each) < 0.9 * len(steps):
+            continue
+        # One of two that teach each other is heard as before, when it has begun to learn.
+        taught = {call.network.serial for step in steps[:heard] for call in step.calls if call.role == "teacher"}
+        later = {call.network.serial for step in steps[heard:] for call in step.calls if call.reaches_loss}
+        if taught and not taught & later:
             return CheckResult(
                 "problem",
                 f"{function} reads the teacher's answer in the first {_of(heard, len(each))}, and a constant in its "
@@ -522,19 +516,25 @@ def _one_for_all(context: LoopContext) -> CheckResult | None:
     )
 
 
+def _cut_to_nothing(phase: Phase, whose: str, cut: str, place: str | None) -> CheckResult | None:
+    """A term whose weight is 0 to the end because an expression is cut to a whole number; None where it is not."""
+    if not cut or not phase.is_seen_to_its_end:
+        return None
+    return CheckResult(
+        "problem",
+        f"The {whose} term has weight 0 from the first of {phase.made} steps to the last: `{cut}` is a whole number.",
+        {"steps": phase.made, "expression": cut},
+        Remedy("Divide by `/`, and do not round.", code=cut.replace("//", "/") if "//" in cut else None),
+        location=place,
+    )
+
+
 def _without_weight(context: LoopContext, terms: Sequence[Term], heard: int) -> CheckResult:
     """The teacher's term has weight 0, by choice or as a whole number is made of its weight."""
-    phase, place = context.phase, most_common([term.place for term in terms])
-    cut = phase.truncated_weight
-    if cut and phase.is_seen_to_its_end:
-        return CheckResult(
-            "problem",
-            f"The teacher's term has weight 0 from the first of {phase.made} steps to the last: `{cut}` is a whole "
-            "number.",
-            {"steps": phase.made, "expression": cut},
-            Remedy("Divide by `/`, and do not round.", code=cut.replace("//", "/") if "//" in cut else None),
-            location=place,
-        )
+    cut, place = context.phase.truncated_weight, most_common([term.place for term in terms])
+    whole = _cut_to_nothing(context.phase, "teacher's", cut, place)
+    if whole is not None:
+        return whole
     why = f": `{cut}` is a whole number" if cut else ""
     return CheckResult(
         "warning",
@@ -632,16 +632,10 @@ def labels_unused(context: LoopContext) -> CheckResult:
         replaced = _labels_chosen(chosen, steps)
         if replaced is not None:
             return replaced
-    cut, phase = context.phase.truncated_label_weight, context.phase
-    if cut and phase.is_seen_to_its_end:
-        return CheckResult(
-            "problem",
-            f"The labels' term has weight 0 from the first of {phase.made} steps to the last: `{cut}` is a whole "
-            "number.",
-            {"steps": phase.made, "expression": cut},
-            Remedy("Divide by `/`, and do not round.", code=cut.replace("//", "/") if "//" in cut else None),
-            location=most_common([term.place for _, term in of_labels]),
-        )
+    cut, place = context.phase.truncated_label_weight, most_common([term.place for _, term in of_labels])
+    whole = _cut_to_nothing(context.phase, "labels'", cut, place)
+    if whole is not None:
+        return whole
     # A term of the teacher's answers and the labels is a constant.
     own = [(step, term) for step, term in of_labels if term.reads_student]
     if of_labels:

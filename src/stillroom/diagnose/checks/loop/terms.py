@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
-from stillroom.diagnose.checks.loop.context import LoopContext, ask, most_common
+from stillroom.diagnose.checks.loop.context import LoopContext, most_common
 from stillroom.diagnose.checks.loop.record import Answers, ComparingTerm, Step, Term
 from stillroom.diagnose.checks.loss.context import meaning_of, says_reverse
 from stillroom.diagnose.checks.loss.identify import (
@@ -524,21 +523,13 @@ def _softened_twice(context: LoopContext, known: Sequence[StepFit]) -> CheckResu
     """Stored answers that are the teacher's logits divided by a temperature, which the loss divides once more."""
     softened = [term.temperature for each in known for term in each.fit.terms if term.kind == "kl" and term.temperature]
     tau = median(softened) if softened else 1.0
-    stored = [each for _, each in context.answers if each.stored and each.teacher is not None][-4:]
-    if tau < 1.2 or not stored:
+    if tau < 1.2 or not any(each.stored for _, each in context.answers):
         return None
-    for network in dict.fromkeys([*(one for each in stored for one in each.teacher_origin), *context.candidates]):
-        logits: list[tuple[Tensor, Tensor]] = []
-        with suppress(Skip):
-            for each in stored:
-                inputs = each.student_call.inputs if each.student_call is not None else None
-                if inputs is not None and each.teacher is not None and len(each.shape) == 2:
-                    live, kept = ask(network, inputs, each.shape[1]), each.teacher.float().cpu()
-                    count = min(len(live), len(kept))
-                    logits.append((live[:count], kept[:count]))
-        if not logits:
+    for network, answers in context.asked_again:
+        if not answers:
             continue
-        live, kept = (torch.cat([one[i] for one in logits]) for i in (0, 1))
+        live = torch.cat([logits for _, logits in answers])
+        kept = torch.cat([each.teacher[: len(logits)].float().cpu() for each, logits in answers])  # type: ignore[index]
         live, kept = (one - one.mean(1, keepdim=True) for one in (live, kept))
         scale = float((live * kept).sum() / live.square().sum().clamp_min(1e-30))
         same = float((kept - scale * live).norm()) < 0.01 * float(kept.norm())

@@ -58,7 +58,7 @@ from stillroom.tasks import Task
 from stillroom.teachers.output import ModelOutput
 from stillroom.teachers.precomputed import PrecomputedLogits
 from stillroom.train.changing_teachers import as_teacher
-from stillroom.train.device import precision_of, resolve_device, resolve_precision, teacher_precision_of
+from stillroom.train.device import resolve_device, resolve_precision, written_out
 from stillroom.wording import Unit
 
 # Share of empty rows from which on stored logits show nothing else.
@@ -437,8 +437,8 @@ def open_context(
         recipe=recipe,
         data=components.data,
         device=device,
-        precision=precision_of(training),
-        of_frozen_teachers=teacher_precision_of(training),
+        precision=written_out(training.precision),
+        of_frozen_teachers=written_out(training.teacher_precision),
         processes=Processes(),
         observer=Observer(),
     )
