@@ -1288,6 +1288,29 @@ def test_labels_that_are_made_legal_and_masked_are_right(form: str) -> None:
     assert problems(diagnosis) == []
 
 
+def chosen_by(z: Tensor, t: Tensor, keep: Tensor) -> Tensor:
+    """KL over the rows that are kept."""
+    return (F.kl_div(z.log_softmax(1), t.softmax(1), reduction="none").sum(1) * keep).sum() / keep.sum().clamp(min=1)
+
+
+CHOSEN: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], bool]] = {
+    "second of max": (lambda z, t: chosen_by(z, t, (t.softmax(1).max(1)[1] >= 0.8).float()), True),
+    "argmax": (lambda z, t: chosen_by(z, t, (t.argmax(1) > 0.5).float()), True),
+    "rows taken": (lambda z, t: kd(z[t.topk(1)[1][:, 0] > 0.4], t[t.topk(1)[1][:, 0] > 0.4]), True),
+    "first of max": (lambda z, t: chosen_by(z, t, (t.softmax(1).max(1)[0] >= 0.5).float()), False),
+    "largest": (lambda z, t: chosen_by(z, t, (t.softmax(1).amax(1) >= 0.5).float()), False),
+    "class by whole number": (lambda z, t: chosen_by(z, t, (t.argmax(1) >= 1).float()), False),
+    "share of two yes or no": (lambda z, t: chosen_by(z, t, ((t.softmax(1) > 0.05).sum(1) > 0.5).float()), False),
+}
+
+
+@pytest.mark.parametrize("form", CHOSEN)
+def test_rows_chosen_by_their_class_in_place_of_its_probability(form: str) -> None:
+    term, faulty = CHOSEN[form]
+    diagnosis = Loop(loss=lambda loop, z, t, y: F.cross_entropy(z, y) + term(z, t)).diagnosis()
+    assert problems(diagnosis) == (["ignored_rows"] if faulty else [])
+
+
 class Wide(nn.Module):
     """A teacher of twelve classes; the student's are its columns 2, 5, 6, 9 and 11."""
 

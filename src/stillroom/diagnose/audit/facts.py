@@ -900,6 +900,8 @@ def oddities(tape: Tape, raw: Raw, learners: int, teachers: int) -> list[Oddity]
             add("logits_summed", node, node.inputs[1])
         elif node.name == "logsumexp" and _simplex(_sample(given, -1)) and given.shape[-1] > 2:
             add("softmax_of_probabilities", node, given)
+        elif node.name in _COMPARES and _compares_class_number(tape, node):
+            add("class_for_confidence", node, given)
         if node.name in _MIXES:
             mixed = _mixes_rows(tape, raw, node)
             if mixed:
@@ -998,6 +1000,27 @@ def _probabilities_against_logits(tape: Tape, node: Node) -> Tensor | None:
 
 def _origin_networks(tape: Tape) -> Callable[[Tensor], tuple[Call, ...]]:
     return lambda tensor: tape.networks(tape.bits(tensor)[0])
+
+
+_COMPARES = frozenset(each.format(name) for name in ("gt", "ge", "lt", "le") for each in ("{}", "__{}__"))
+_COMPARES |= {"greater", "greater_equal", "less", "less_equal"}
+_EXTREMES = frozenset(("max", "min", "topk", "sort"))
+
+
+def _compares_class_number(tape: Tape, node: Node) -> bool:
+    """Whether the place of a largest output, a whole number, is compared with a share such as .8."""
+    number = next((_number(each) for each in node.args[:2] if not isinstance(each, Tensor)), None)
+    if number is None or not 0 < number < 1 or len(node.inputs) != 1 or node.inputs[0].is_floating_point():
+        return False
+    origin = node.origins[0]
+    while origin is not None and tape.nodes[origin[0]].name in _PASSES | {"__getitem__", "detach"}:
+        origin = tape.nodes[origin[0]].origins[0]
+    if origin is None:
+        return False
+    maker = tape.nodes[origin[0]]
+    picks = maker.name == "argmax" or (maker.name in _EXTREMES and origin[1] == 1)
+    # Of two classes, the number itself is a yes or no.
+    return picks and maker.inputs[0].is_floating_point() and maker.inputs[0].shape[-1] > 2
 
 
 _DIFFERENCES = frozenset(("sub", "__rsub__", "subtract"))

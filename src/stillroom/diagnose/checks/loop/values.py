@@ -305,7 +305,7 @@ def loss_finite(context: LoopContext) -> CheckResult:
     title="Ignored rows",
 )
 def ignored_rows(context: LoopContext) -> CheckResult:
-    turned = _turned_labels(context)
+    turned = _turned_labels(context) or _picked_by_class(context)
     if turned is not None:
         return turned
     shares: list[float] = []
@@ -335,6 +335,26 @@ def ignored_rows(context: LoopContext) -> CheckResult:
         evidence,
         Remedy("Leave the same rows out of both terms.", code="kl[labels != -100].mean()"),
         location=most_common(places),
+    )
+
+
+def _picked_by_class(context: LoopContext) -> CheckResult | None:
+    """Rows that count where the number of their class, not its probability, is above a threshold."""
+    found = [
+        each for _, backward in context.described for each in backward.oddities if each.kind == "class_for_confidence"
+    ]
+    if 2 * len(found) < max(1, len(context.described)):
+        return None
+    return CheckResult(
+        "problem",
+        "Rows are chosen by the number of the likeliest class, not by its probability: a threshold between 0 and 1 "
+        "only tells class 0 from all others.",
+        {"losses": len(found)},
+        Remedy(
+            "Compare the largest probability: the first thing that max gives, not the second.",
+            code="keep = probabilities.max(dim=1).values >= threshold",
+        ),
+        location=found[0].place,
     )
 
 
