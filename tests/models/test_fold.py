@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stillroom.models.fold import fold_batchnorm
+from stillroom.models.fold import activate_in_place, fold_batchnorm
 from stillroom.models.weights import state_hash
 
 
@@ -269,3 +269,75 @@ def test_a_model_that_insists_on_its_precision_is_compared_in_it(settle) -> None
             return self.bn2(self.other(torch.relu(self.bn(self.conv(x)))))
 
     check(settle(Insists()), X, [], folds=True)
+
+
+def in_place(model: nn.Module) -> list[str]:
+    return [name for name, m in model.named_modules() if getattr(m, "inplace", False)]
+
+
+class Residual(nn.Module):
+    """An activation of a sum, one whose input is read again, one that is used twice, and one of what came in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.conv, self.last = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.of_input, self.read_again, self.twice, self.of_sum, self.alone = (nn.ReLU() for _ in range(5))
+        self.view = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(self.of_input(x))
+        y = self.read_again(y) + y
+        z = self.twice(self.conv(y)) + self.twice(y)
+        z = self.of_sum(z + y)
+        z = self.view(self.last(z).flatten(2)).view_as(z)
+        return self.alone(self.last(z))
+
+
+def test_an_activation_writes_over_what_nothing_else_reads() -> None:
+    net = Residual().eval()
+    wanted = net(X)
+    assert activate_in_place(net, X) == 2
+    assert in_place(net) == ["of_sum", "alone"]
+    given = X.clone()
+    assert torch.equal(net(given), wanted)
+    assert torch.equal(given, X)
+
+
+@pytest.mark.parametrize(
+    ("keep", "left"),
+    [("0.0", "0.2"), ("0.1", "0.2"), ("1", "2"), ("0.2", ""), ("0", ""), ("2", "")],
+)
+@pytest.mark.parametrize("hooked", [False, True])
+def test_what_will_be_read_is_not_written_over(keep: str, left: str, hooked: bool) -> None:
+    inner = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Identity(), nn.ReLU())
+    net = nn.Sequential(inner, nn.Sequential(nn.Conv2d(4, 4, 1)), nn.ReLU()).eval()
+    read: list[Tensor] = []
+    wanted = net(X)
+    net.get_submodule(keep).register_forward_hook(lambda module, given, out: read.append(out))
+    net(X)
+    if hooked:
+        activate_in_place(net, X)
+    else:
+        other = copy.deepcopy(net)
+        other.get_submodule(keep)._forward_hooks.clear()
+        activate_in_place(other, X, keep=[keep])
+        other.get_submodule(keep)._forward_hooks.update(net.get_submodule(keep)._forward_hooks)
+        net = other
+    assert torch.equal(net(X), wanted)
+    assert torch.equal(read[-1], read[0])
+    assert in_place(net) == [name for name in ("0.2", "2") if name != left]
+
+
+def test_a_model_that_cannot_be_traced_is_left_alone() -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.relu = nn.Conv2d(3, 3, 1), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.relu(self.conv(x))
+            return y if y.sum() > 0 else -y
+
+    net = Branches().eval()
+    assert activate_in_place(net, X) == 0
+    assert in_place(net) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Collection
 from typing import Any
@@ -69,19 +70,112 @@ def left_unfolded(model: nn.Module, keep: Collection[str]) -> tuple[str, ...]:
     return tuple(conv for conv, norm in _pairs(model, ()) if (conv, norm) not in kept)
 
 
-def _pairs(model: nn.Module, keep: Collection[str]) -> list[tuple[str, str]]:
-    """Names of each convolution and norm that can become one; none where the model cannot be traced."""
+# Activations that can write over what they are given, and what gives a tensor of its own that nothing else holds.
+_ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.SiLU)
+_MAKERS = (nn.Linear, *_PAIRS, *_PAIRS.values())
+_SUMS = (operator.add, torch.add)
+
+
+def activate_in_place(model: nn.Module, example: Tensor, *, keep: Collection[str] = ()) -> int:
+    """Let activations write over what they are given, in a model that only answers: the same bits, less memory moved.
+
+    An activation module is changed where, in each of its calls, a convolution, a linear layer, a batch norm or a sum
+    made what it is given and nothing else reads it. The outputs of ``keep``, and of modules with hooks, stay as they
+    were.
+
+    Args:
+        model: in evaluation mode; changed.
+        example: an input [B, …] on the model's device; where the answer to it changes by a bit, all is undone.
+        keep: names of modules whose output someone will read.
+
+    Returns:
+        How many activations write in place now; 0 where the model cannot be traced.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU()).eval()
+    >>> activate_in_place(net, torch.zeros(1, 3, 8, 8), keep=["2"]), net[1].inplace, net[3].inplace
+    (1, True, False)
+    """
+    traced = _trace(model)
+    if traced is None:
+        return 0
+    graph, copy = traced
+    kept = {*keep, *_hooked(copy)}
+    safe: dict[str, bool] = {}
+    names = {id(module): name for name, module in copy.named_modules()}
+    for node in graph.nodes:
+        if node.op == "call_module" and isinstance(copy.get_submodule(str(node.target)), _ACTIVATIONS):
+            name = names[id(copy.get_submodule(str(node.target)))]
+            safe[name] = safe.get(name, True) and _may_overwrite(copy, node, kept)
+    changed = [m for name, good in safe.items() if good and not (m := model.get_submodule(name)).inplace]
+    before = _answer(model, example)
+    for module in changed:
+        module.inplace = True  # type: ignore[assignment]
+    after = _answer(model, example)
+    if before is None or after is None or not all(map(torch.equal, before, after)):
+        for module in changed:
+            module.inplace = False  # type: ignore[assignment]
+        return 0
+    return len(changed)
+
+
+def _may_overwrite(model: nn.Module, node: fx.Node, kept: Collection[str]) -> bool:
+    """Whether what a call of an activation is given is its own to write over."""
+    inside = _modules_around(node)
+    given = node.args[0] if len(node.args) == 1 and not node.kwargs else None
+    while isinstance(given, fx.Node) and len(given.users) == 1:
+        # A kept module that holds the maker and not the activation gives this very tensor.
+        if any(name in _modules_around(given) and name not in inside for name in kept):
+            return False
+        if given.op == "call_function":
+            return given.target in _SUMS
+        if given.op != "call_module":
+            return False
+        module = model.get_submodule(str(given.target))
+        if not isinstance(module, nn.Identity):
+            return type(module) in _MAKERS
+        given = given.args[0]
+    return False
+
+
+def _modules_around(node: fx.Node) -> set[str]:
+    """The names of the modules that a traced call was made in, its own among them."""
+    around = {str(name) for name, _ in (node.meta.get("nn_module_stack") or {}).values()}
+    return around | ({str(node.target)} if node.op == "call_module" else set())
+
+
+@torch.no_grad()
+def _answer(model: nn.Module, example: Tensor) -> list[Tensor] | None:
+    try:
+        return [each for each in _pytree.tree_leaves(model(example.clone())) if isinstance(each, Tensor)]
+    except Exception:  # in whatever words a model refuses its input
+        return None
+
+
+def _trace(model: nn.Module) -> tuple[fx.Graph, nn.Module] | None:
+    """A model's graph, and the copy that it was traced on, in evaluation mode; None where it cannot be traced."""
     try:
         # A copy of its own: tracing runs the model's code, which may leave traces in it.
-        traced = copy_model(model).eval()
-        graph = fx.Tracer().trace(traced)
+        copy = copy_model(model).eval()
+        return fx.Tracer().trace(copy), copy
     except Exception:  # a model's own code can fail in any way on symbolic values
+        return None
+
+
+def _hooked(model: nn.Module) -> set[str]:
+    return {name for name, module in model.named_modules() if any(getattr(module, hooks) for hooks in _HOOKS)}
+
+
+def _pairs(model: nn.Module, keep: Collection[str]) -> list[tuple[str, str]]:
+    """Names of each convolution and norm that can become one; none where the model cannot be traced."""
+    answer = _trace(model)
+    if answer is None:
         return []
+    graph, traced = answer
     called = [node for node in graph.nodes if node.op == "call_module"]
     calls = Counter(id(traced.get_submodule(str(node.target))) for node in called)
     # Parameters that the model's code reads by itself must stay what they are.
     read = {id(traced.get_submodule(str(n.target).rpartition(".")[0])) for n in graph.nodes if n.op == "get_attr"}
-    hooked = {name for name, module in traced.named_modules() if any(getattr(module, hooks) for hooks in _HOOKS)}
+    hooked = _hooked(traced)
 
     def free(name: str, module: nn.Module) -> bool:
         return calls[id(module)] == 1 and id(module) not in read and name not in hooked

@@ -17,7 +17,7 @@ from stillroom.data.loader import Batch, BatchLoader
 from stillroom.errors import BadInput
 from stillroom.files import digest
 from stillroom.memory import in_parts
-from stillroom.models.fold import fold_batchnorm, left_unfolded
+from stillroom.models.fold import activate_in_place, fold_batchnorm, left_unfolded
 from stillroom.models.modes import device_of, freeze, to_channels_last
 from stillroom.models.prepared import EVALUATION_BATCH, PreparedModel, predict
 from stillroom.models.preprocess import Preprocess, known_classes
@@ -89,7 +89,9 @@ class LiveTeacher:
         copy, self.folded = fold_batchnorm(model, preprocess(example).to(device_of(model)), keep=taps)
         self.preprocess = preprocess.to(device)
         freeze(copy).eval().to(device)
-        self.model = to_channels_last(copy, self.preprocess(example.to(device)))
+        inputs = self.preprocess(example.to(device))
+        self.model = to_channels_last(copy, inputs)
+        activate_in_place(self.model, inputs, keep=taps)
         self._taps = TapReader(self.model, taps, field="teacher")
         self._fishers = tuple(fishers)
         self._tails = dict(tails or {})
