@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +158,28 @@ def test_other_errors_are_not_taken_for_it() -> None:
     assert not is_out_of_memory(ValueError("out of memory"))
     with pytest.raises(KeyError):
         in_parts(lambda rows: [{}[rows.start]], 4)
+
+
+# Blocks of 64 MiB, taken and freed in turn: how many pages the system had to give for the last three.
+_TURNS = """
+import resource, sys, torch
+from stillroom.train.device import reuse_memory
+torch.set_num_threads(1)
+if sys.argv[1] == "reuse":
+    reuse_memory()
+for _ in range(3):
+    torch.ones(16 << 20)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    torch.ones(16 << 20)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep memory in their own way")
+def test_freed_memory_is_used_again() -> None:
+    def pages(mode: str) -> int:
+        done = subprocess.run([sys.executable, "-c", _TURNS, mode], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert pages("as it comes") > 10 * pages("reuse")

@@ -134,11 +134,16 @@ def seed_step(seed: int, device: torch.device) -> None:
 def reuse_memory() -> None:
     """Have the C library keep the memory of activations from one step to the next.
 
-    glibc requests each block above a threshold from the system and returns it when freed: thousands of page faults a
-    step. Freeing a block just below 32 MiB, the largest possible threshold, raises it to that. The block is never
-    touched, so it costs nothing.
+    glibc requests each block above a threshold from the system, and gives back what is free at the end of its heap:
+    thousands of page faults a step. Both limits are raised; other C libraries stay as they are.
     """
-    torch.empty(31 << 20, dtype=torch.uint8)
+    if sys.platform != "linux":
+        return
+    set_trim_threshold, set_mmap_threshold = -1, -3
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    # Older versions of glibc take at most 32 MiB for the second.
+    if mallopt is not None and (mallopt(set_mmap_threshold, 256 << 20) or mallopt(set_mmap_threshold, 32 << 20)):
+        mallopt(set_trim_threshold, 512 << 20)
 
 
 def resolve_threads(count: int | Literal["auto"]) -> int:
