@@ -12,8 +12,18 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from stillroom.diagnose.audit.source import listed_weights, source_text
-from stillroom.diagnose.audit.tape import OF_CLASSES, Call, Node, RecordedLoss, Source, Tape, replay, tensors_in
+from stillroom.diagnose.audit.source import listed_weights, source_text, squares_at
+from stillroom.diagnose.audit.tape import (
+    OF_CLASSES,
+    Call,
+    CodeLine,
+    Node,
+    RecordedLoss,
+    Source,
+    Tape,
+    replay,
+    tensors_in,
+)
 from stillroom.diagnose.checks.loop.record import (
     Answers,
     BackwardFacts,
@@ -89,6 +99,7 @@ class Summand:
     names: tuple[tuple[str, bool], ...] = ()  # variables that hold them, or one minus them (then with True)
     named: Node | None = None  # the operation that such a number was met in
     truncated: str = ""  # the expression that cuts a factor of 0 to a whole number
+    places: tuple[CodeLine, ...] = ()  # where it was multiplied
 
     def of(self, tensor: Tensor, factor: float = 1.0, node: Node | None = None) -> Summand:
         """The tensor that this one is a multiple of."""
@@ -96,7 +107,10 @@ class Summand:
             return replace(self, tensor=tensor, weight=self.weight * factor)
         named = self.named or (node if node.names else None)
         cut = self.truncated or node.truncated
-        return Summand(tensor, self.weight * factor, (*self.factors, factor), self.names + node.names, named, cut)
+        places = (*self.places, *((node.place,) if node.place is not None else ()))
+        return Summand(
+            tensor, self.weight * factor, (*self.factors, factor), self.names + node.names, named, cut, places
+        )
 
 
 def summands(tape: Tape, loss: Tensor) -> list[Summand]:
@@ -588,6 +602,7 @@ class Described:
     labels: tuple[int, int] | None  # a node that takes the labels, and which of its inputs they are
     half: Sequence[tuple[str, str | None]]
     vanished: Sequence[tuple[float, str, str | None]]
+    adds_constant: bool
 
     @classmethod
     def of(
@@ -636,7 +651,17 @@ class Described:
         own = _index(tape.sources, student) if student is not None else 0
         if own is None:
             return None
-        return cls(backward.terms, values, answers, own, place, numbers, backward.half, backward.vanished)
+        return cls(
+            backward.terms,
+            values,
+            answers,
+            own,
+            place,
+            numbers,
+            backward.half,
+            backward.vanished,
+            backward.adds_constant,
+        )
 
     def again(self, tape: Tape) -> tuple[list[Term], tuple[Answers | None, Source | None, Source | None]] | None:
         """The terms and the answers of another loss of the same form; None where its labels are no class numbers."""
@@ -776,6 +801,29 @@ def adds_constant(tape: Tape, loss: Tensor) -> bool:
     return False
 
 
+def numbers_added(tape: Tape, loss: Tensor) -> float:
+    """The sum of what a loss adds that no network made: plain numbers, and tensors made of such."""
+    total = 0.0
+    for one in summands(tape, loss):
+        tensor = one.tensor
+        if tensor.numel() == 1 and not tensor.requires_grad and not tape.networks(tape.bits(tensor)[0]):
+            total += one.weight * float(tensor)
+    for node in (tape.nodes[i] for i in tape.ancestors(loss)):
+        if node.name in ("add", "add_", "__radd__", "__iadd__") and node.outputs[0].dim() == 0:
+            total += sum(float(each) for each in node.args[:2] if isinstance(each, int | float))
+    return total
+
+
+def numbers_read(tape: Tape, learners: int) -> tuple[tuple[float, str | None], ...]:
+    """Values with a gradient to the student that the script looked at, as by ``.item()``, with their lines."""
+    found = []
+    for index in sorted(tape.read):
+        node = tape.nodes[index] if index < len(tape.nodes) else None
+        if node is not None and node.call is None and node.gradient & learners and node.outputs[0].numel() == 1:
+            found.append((float(node.outputs[0].detach()), str(node.place) if node.place else None))
+    return tuple(found)
+
+
 def _derived(tape: Tape, nodes: Sequence[Node], student: Source, learners: int, teachers: int) -> Source | None:
     """What was made of a teacher's outputs, of other shapes, and first has the form of the student's logits."""
     for node in nodes:
@@ -795,7 +843,8 @@ def _comparing(tape: Tape, raw: Raw, both: Sequence[Tensor]) -> list[ComparingTe
         sources = tape.bits(one.tensor)[0]
         made = replay(tape, one.tensor, both) if all(sources & each for each in own) else None
         if made is not None:
-            found.append(ComparingTerm(made, one.weight, one.factors))
+            squared = any(squares_at(each.file, each.line) for each in one.places)
+            found.append(ComparingTerm(made, one.weight, one.factors, squared))
     return found
 
 
@@ -1152,8 +1201,16 @@ def _wrong_dim(tape: Tape, raw: Raw, node: Node, given: Tensor, dim: int) -> str
     return "classes_scrambled" if direct and classes_first else ""
 
 
+# Functions with an infinite derivative at 0.
+_ROOTS = frozenset(("sqrt", "sqrt_", "rsqrt", "log"))
+_POWERS = frozenset(("pow", "__pow__"))
+
+
 def not_finite(tape: Tape, raw: Raw) -> tuple[str, str | None] | None:
-    """The first operation of a loss, which is not finite or has such a gradient, that gave NaN or infinity."""
+    """The first operation of a loss, which is not finite or has such a gradient, that gave NaN or infinity.
+
+    Where all values are finite, the first whose derivative is not: a root of 0.
+    """
     for index in raw.nodes:
         node = tape.nodes[index]
         if node.call is not None:
@@ -1162,7 +1219,21 @@ def not_finite(tape: Tape, raw: Raw) -> tuple[str, str | None] | None:
             return node.name, str(node.place) if node.place else None
     if raw.loss.numel() == 1 and not bool(torch.isfinite(raw.loss.detach())):
         return "the loss", raw.place
+    for node in (tape.nodes[i] for i in raw.nodes):
+        if node.call is None and node.outputs[0].requires_grad and _is_root_of_zero(node):
+            return f"the gradient of {node.name} at 0", str(node.place) if node.place else None
     return None
+
+
+def _is_root_of_zero(node: Node) -> bool:
+    """Whether an operation's derivative is infinite where it was taken; that of a norm at 0 is 0 in torch."""
+    if node.name in _POWERS:
+        power = _number(node.args[1]) if len(node.args) > 1 else None
+        if power is None or power >= 1:
+            return False
+    elif node.name not in _ROOTS:
+        return False
+    return bool((node.inputs[0].detach() == 0).any())
 
 
 def half_operations(tape: Tape, raw: Raw) -> list[tuple[str, str | None]]:

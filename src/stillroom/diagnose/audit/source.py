@@ -249,6 +249,37 @@ def _factors(tree: ast.Module, line: int) -> tuple[ast.expr, ...]:
     return tuple(found)
 
 
+@cache
+def squares_at(file: str, line: int) -> bool:
+    """Whether the statement at a line squares a number: ``T ** 2``, ``T * T``, ``T.pow(2)``."""
+    tree = _tree(file)
+    statements = [
+        node
+        for node in ast.walk(tree or ast.Module([], []))
+        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or 0)
+    ]
+    for node in ast.walk(min(statements, key=lambda node: (node.end_lineno or 0) - node.lineno, default=ast.Pass())):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
+            power: ast.AST = node.right
+        elif isinstance(node, ast.Call) and _named_call(node) in ("pow", "power", "square"):
+            power = node.args[-1] if node.args and _named_call(node) != "square" else ast.Constant(2)
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+            # Of a * T * T, which is (a * T) * T, the last two factors are compared.
+            left = node.left.right if isinstance(node.left, ast.BinOp) else node.left
+            if ast.unparse(left) == ast.unparse(node.right):
+                return True
+            continue
+        else:
+            continue
+        if isinstance(power, ast.Constant) and power.value == 2:
+            return True
+    return False
+
+
+def _named_call(node: ast.Call) -> str:
+    return _named(node.func) if isinstance(node.func, ast.Name | ast.Attribute) else ""
+
+
 def _is_rest(node: ast.BinOp) -> bool:
     """Whether it is what a weight leaves of 1."""
     return isinstance(node.op, ast.Sub) and isinstance(node.left, ast.Constant) and node.left.value == 1

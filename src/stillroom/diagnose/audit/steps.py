@@ -323,6 +323,8 @@ class StepReader:
                 vanished=seen.vanished,
                 scaled="scaler.scale" in window.names,
                 in_full=False,
+                added=facts.numbers_added(tape, raw.loss) if seen.adds_constant else 0.0,
+                read=facts.numbers_read(tape, learners) if seen.adds_constant else (),
             )
         labels = {
             id(t)
@@ -342,6 +344,7 @@ class StepReader:
                 cut = facts.cut_off(tape, gradient, learners, teachers, networks.held_parameters, trained)
                 if cut is not None:
                     term.cut_off = networks.of(cut[0].module), networks.of(cut[1].module)
+        adds = full and facts.adds_constant(tape, raw.loss)
         described = BackwardFacts(
             place=raw.place,
             value=value,
@@ -356,7 +359,9 @@ class StepReader:
             scaled="scaler.scale" in window.names,
             in_full=full,
             labelled=(made[id(known[0])], known[1]) if known is not None and id(known[0]) in made else None,
-            adds_constant=full and facts.adds_constant(tape, raw.loss),
+            adds_constant=adds,
+            added=facts.numbers_added(tape, raw.loss) if adds else 0.0,
+            read=facts.numbers_read(tape, learners) if adds else (),
         )
         if key is not None and seen is None and len(self._described) < FORMS:
             known_form = facts.Described.of(tape, raw, [each.tensor for each in summands], found, described)

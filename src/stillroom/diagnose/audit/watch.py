@@ -421,7 +421,7 @@ class Watch:
             self._close_window()
 
     def _after_backward(self) -> None:
-        if not self._window.backwards or not self._is_full():
+        if not self._window.backwards or not (self._is_full() or self._is_first()):
             return
         raw, value, _ = self._window.backwards[-1]
         seen: set[int] = set()
@@ -545,6 +545,14 @@ class Watch:
         """Whether this step is described in full: another training may begin with a new optimizer's."""
         is_new = optimizer is not None and optimizer not in self._phase_optimizers
         return is_new or not self.phases or in_full(len(self.phases[-1].steps))
+
+    def _is_first(self) -> bool:
+        """Whether a network has gradients now that no optimizer of the training so far holds: another one begins."""
+        calls = (call for call in self._tape.calls if call.grad)
+        parameters = (p for call in calls for p in self._networks.parameters(call.module)[:1] if p.grad is not None)
+        own = next(parameters, None)
+        groups = (group for optimizer in self._phase_optimizers for group in optimizer.param_groups)
+        return own is not None and not any(own is each for group in groups for each in group["params"])
 
     def _is_open(self, phase: Phase) -> bool:
         """Whether some later step of a phase may be watched."""

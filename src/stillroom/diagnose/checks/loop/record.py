@@ -122,6 +122,7 @@ class ComparingTerm:
     function: Any  # of both logits, without the weight
     weight: float  # what multiplies it
     factors: tuple[float, ...]  # the numbers that the weight is the product of
+    squared: bool = False  # whether a line that multiplies it squares a number
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +193,9 @@ class BackwardFacts:
     # A call of the student's whose output the labels' term reads, and the labels, where ``answers`` has none.
     labelled: tuple[CallFacts, Tensor] | None = None
     adds_constant: bool = False  # whether a number that no network made is added to it
+    added: float = 0.0  # the sum of such numbers
+    # Values with a gradient to the student that the script looked at in the step, with their lines.
+    read: tuple[tuple[float, str | None], ...] = ()
 
 
 @dataclass(eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -774,6 +775,8 @@ def student_no_gradient(context: LoopContext) -> CheckResult:
             ),
             location=most_common([term.place for term in cut]),
         )
+    if (numbered := _turned_into_number(context)) is not None:
+        return numbered
     if silent and len(silent) == len(context.backwards):
         return CheckResult(
             "problem",
@@ -785,6 +788,40 @@ def student_no_gradient(context: LoopContext) -> CheckResult:
     if not count:
         raise Skip("No term compares student and teacher.")
     return CheckResult("ok", "The term between teacher and student gives the student a gradient.")
+
+
+# Values looked at in a step of which sums are tried.
+_MOST_READ = 12
+
+
+def _turned_into_number(context: LoopContext) -> CheckResult | None:
+    """A term that ``.item()`` made a number of before it was added to the loss.
+
+    The number that is added is the same multiple of a value with a gradient that was looked at, or of the sum of some
+    that follow each other, in all losses, while both vary.
+    """
+    seen = [each for _, each in context.backwards if each.added and each.read]
+    count = min((len(each.read) for each in seen), default=0)
+    if len(seen) < 3 or 2 * len(seen) < len(context.described) or any(len(each.read) != count for each in seen):
+        return None
+    for first, last in itertools.combinations(range(min(count, _MOST_READ) + 1), 2):
+        values = [sum(value for value, _ in each.read[first:last]) for each in seen]
+        if min(map(abs, values)) < 1e-6 or max(values) - min(values) < 1e-3 * max(map(abs, values)):
+            continue
+        ratios = [each.added / value for each, value in zip(seen, values, strict=True)]
+        if max(ratios) - min(ratios) < 1e-4 * max(map(abs, ratios)):
+            return CheckResult(
+                "problem",
+                f"A term is made a number before it is added to the loss, in {_of(len(seen), len(seen))}: it changes "
+                "the value and gives no gradient.",
+                {"losses": len(seen), "weight": ratios[0]},
+                Remedy(
+                    "Add the tensor itself; use .item() for what is printed alone.",
+                    code="loss = loss + weight * torch.stack(terms).mean()  # and no .item()",
+                ),
+                location=seen[0].read[first][1],
+            )
+    return None
 
 
 def missing_backward(idle: Sequence[str | None]) -> CheckResult | None:

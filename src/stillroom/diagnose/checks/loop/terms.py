@@ -239,6 +239,8 @@ def _name_term(
                 factors.remove(divided)
                 weight /= divided
         fault = _temperature_fault(weight, factors, inside, tau, others)
+        if fault == -1 and one.squared:
+            fault = 0  # ½·τ² is τ where τ is 2, and ¼·τ² where it is 4
         factor = tau**fault
         reasons = []
         for name, power in reductions:

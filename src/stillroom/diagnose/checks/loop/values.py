@@ -285,6 +285,19 @@ def loss_finite(context: LoopContext) -> CheckResult:
     if bad and not any(each.half or each.vanished for _, each in bad):
         step, each = bad[0]
         name, place = each.not_finite or ("the gradient", each.place)
+        if name.startswith("the gradient") and (each.not_finite is not None or step.number == 0):
+            what = name if each.not_finite is not None else "a gradient"
+            return CheckResult(
+                "problem",
+                f"The loss is finite and its gradient is not: {what} is infinite or NaN, in "
+                f"{'the first step' if step.number == 0 else f'step {step.number + 1}'}.",
+                {"losses": len(bad)},
+                Remedy(
+                    "Keep 0 out of roots and logarithms: add a small number, or clamp, before them.",
+                    code="distance = squared.clamp(min=1e-12).sqrt()",
+                ),
+                location=place,
+            )
         if each.not_finite is not None and step.number == 0:
             return CheckResult(
                 "problem",

@@ -755,19 +755,24 @@ def _single_row(context: LossContext, whole: Mapping[Role, Tensor]) -> str:
 
 
 def _depends_on_columns(context: LossContext) -> bool:
-    """Whether adding a constant to a column, not to a row, leaves the gradient alone, as a softmax over rows does."""
+    """Whether adding a constant to a column, not to a row, leaves the gradient alone, as a softmax over rows does.
+
+    Distances between rows do not move with a column's constant either, but nor with the order of columns.
+    """
     if context.given.layout != "rows":
         return False
     drawn = context.draw(seed=4)
     base = context.gradient(drawn)
 
-    def moved(shift: Tensor) -> float:
-        other = {**drawn, "teacher": drawn["teacher"] + shift}
-        return _gap(context.gradient(other), base)
+    def moved(teacher: Tensor) -> float:
+        return _gap(context.gradient({**drawn, "teacher": teacher}), base)
 
-    batch, classes = drawn["teacher"].shape
+    teacher = drawn["teacher"]
+    batch, classes = teacher.shape
     steps = torch.linspace(-2, 2, steps=max(batch, classes), dtype=torch.float64)
-    return moved(steps[:classes].expand(batch, classes)) < 1e-6 < moved(steps[:batch, None].expand(batch, classes))
+    if not moved(teacher + steps[:classes]) < 1e-6 < moved(teacher + steps[:batch, None]):
+        return False
+    return moved(teacher.roll(1, dims=1)) > 1e-6
 
 
 def _row_dependence(context: LossContext, whole: Mapping[Role, Tensor]) -> tuple[float, float]:
