@@ -29,6 +29,7 @@ from stillroom.diagnose.checks.loop.record import (
     BackwardFacts,
     ComparingTerm,
     LostTerm,
+    NarrowTeacher,
     Oddity,
     Term,
     TurnedLabels,
@@ -556,10 +557,31 @@ def answers(
             changed=_changed_store(nodes, teacher) if teacher is not None and teacher.call is None else None,
             reordered=teacher is not None
             and any(each.name in _REORDERS and each.sources & own_teacher and not each.gradient for each in nodes),
+            narrower=_narrower(nodes, student.tensor, outputs) if teacher is None or derived else None,
         ),
         student,
         teacher,
     )
+
+
+def _narrower(nodes: Iterable[Node], student: Tensor, outputs: Iterable[Source]) -> NarrowTeacher | None:
+    """A teacher of fewer classes, where the loss picks as many columns of the student's logits [B, K]."""
+    if student.dim() != 2:
+        return None
+    teachers = {tuple(each.tensor.shape): each.tensor for each in outputs if each.tensor.is_floating_point()}
+    for node in nodes:
+        if not node.inputs or node.inputs[0] is not student:
+            continue
+        for part in node.outputs:
+            teacher = teachers.get(tuple(part.shape))
+            if teacher is None or part.dim() != 2 or len(part) != len(student) or part.shape[1] >= student.shape[1]:
+                continue
+            count = part.shape[1]
+            for first in range(student.shape[1] - count + 1):
+                if torch.equal(student.detach()[:, first : first + count], part.detach()):
+                    where = str(node.place) if node.place else None
+                    return NarrowTeacher(teacher.detach()[:ROWS].float().clone(), first, where)
+    return None
 
 
 # What says which operation an argument makes; others are tensors, or tell rows and positions apart.
@@ -698,6 +720,7 @@ class Described:
             ignored=_ignored(labels, known.shape, dim),
             teacher_terms=[],
             turned=turned,
+            narrower=None,
         )
         return terms, (again, student, teacher)
 

@@ -459,6 +459,44 @@ def _wider_teacher(context: LoopContext) -> tuple[float, float, list[int], int] 
     return (share, best, columns.tolist(), len(labels)) if best > 0.6 and best - share > 0.3 else None
 
 
+def _other_columns(context: LoopContext) -> CheckResult | None:
+    """A teacher of fewer classes whose answers are compared with columns of the student that stand for others."""
+    found = [each.answers for _, each in context.backwards if each.answers is not None]
+    known = [
+        (each.narrower, each.labels)
+        for each in found
+        if each.narrower is not None and each.labels is not None and len(each.shape) == 2
+    ]
+    if not known or len({(one.first, one.logits.shape[1]) for one, _ in known}) > 1:
+        return None
+    first, count = known[0][0].first, known[0][0].logits.shape[1]
+    rows = [(one.logits[: len(labels)], labels[: len(one.logits)].cpu()) for one, labels in known]
+    named, labels = torch.cat([logits.argmax(1).cpu() for logits, _ in rows]), torch.cat([each for _, each in rows])
+    classes = next(each.student.shape[1] for each in found if each.narrower is not None)
+
+    def agreement(start: int) -> tuple[float, int]:
+        """The share of rows, of those whose label would be the teacher's to know, that it names right."""
+        own = (labels >= start) & (labels < start + count)
+        return float((named + start == labels)[own].float().mean()) if own.any() else 0.0, int(own.sum())
+
+    share, _ = agreement(first)
+    start = max(range(classes - count + 1), key=lambda each: agreement(each)[0] if agreement(each)[1] >= FEWEST else 0)
+    best, seen = agreement(start)
+    if start == first or seen < FEWEST or not (best > 0.6 and best - share > 0.3):
+        return None
+    return CheckResult(
+        "problem",
+        f"The teacher knows {count} of {classes} classes: {start} to {start + count - 1}, as it names {best:.0%} of "
+        f"their {seen} labels. Its answers are compared with the student's columns {first} to {first + count - 1}.",
+        {"accuracy": share, "reordered": best, "rows": seen, "first": first, "fitting": start},
+        Remedy(
+            "Take the student's columns of the teacher's classes.",
+            code=f"student_logits = student_logits[:, {f'{start}:' if start else ':'}{start + count}]",
+        ),
+        location=known[0][0].place,
+    )
+
+
 @check(
     threshold="The teacher's classes are in the order of the labels.",
     source="Class numbers follow the order of folders or of a file; another order leaves a teacher that is right and "
@@ -467,6 +505,8 @@ def _wider_teacher(context: LoopContext) -> tuple[float, float, list[int], int] 
     title="Order of the classes",
 )
 def class_order(context: LoopContext) -> CheckResult:
+    if (narrower := _other_columns(context)) is not None:
+        return narrower
     wider = _wider_teacher(context)
     if wider is not None:
         share, best, order, rows = wider

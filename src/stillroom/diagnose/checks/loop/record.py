@@ -135,6 +135,15 @@ class TurnedLabels:
     by_index: bool = False  # whether no operation did: a number below 0 counts from the end of a table
 
 
+@dataclass(frozen=True, eq=False)
+class NarrowTeacher:
+    """Answers of a teacher that knows fewer classes, and the student's columns that they are compared with."""
+
+    logits: Tensor  # float [N, k], k < K
+    first: int  # the first of k columns in a row
+    place: str | None  # the user's line that picks them
+
+
 @dataclass(eq=False)
 class Answers:
     """The teacher's and the student's outputs for some rows of a step."""
@@ -160,6 +169,7 @@ class Answers:
     reordered: bool = False  # whether rows of the teacher's answers are picked, or put into another order
     handed: Tensor | None = None  # the labels as the loss got them, while the step is described
     turned: TurnedLabels | None = None  # rows that had no label, and were given one; None where there are none
+    narrower: NarrowTeacher | None = None  # a teacher of fewer classes, as of an earlier task
 
 
 @dataclass(eq=False)
