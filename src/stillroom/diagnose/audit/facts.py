@@ -225,6 +225,7 @@ def term(
         truncated=summand.truncated,
         chosen=next((each.overwrites for each in chosen if each.overwrites), "") if chosen else None,
         words=spoken(spoke.place.file) if spoke is not None and spoke.place is not None else "",
+        averaged=_rows_averaged(nodes) if tensor.numel() == 1 else 0,
     )
 
 
@@ -343,6 +344,19 @@ def _rows_summed(nodes: Sequence[Node]) -> float:
         if reduction == "sum":
             return node.inputs[0].numel() / node.inputs[0].shape[1]
     return 0.0
+
+
+def _rows_averaged(nodes: Sequence[Node]) -> int:
+    """How many rows a term is the mean of, by the last operation that makes one number of many; 0 for a sum."""
+    for node in reversed(nodes):
+        given = node.inputs[0] if node.inputs else None
+        if node.call is not None or given is None or given.dim() == 0 or node.outputs[0].dim():
+            continue
+        reduction = "mean" if node.name == "mean" else "sum" if node.name == "sum" else ""
+        if node.name in _ENDS:
+            reduction = node.kwargs.get("reduction", "mean")
+        return len(given) if reduction in ("mean", "batchmean") else 0
+    return 0
 
 
 @cache

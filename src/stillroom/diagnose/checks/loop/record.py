@@ -102,6 +102,7 @@ class Term:
     cut_off: tuple[Network, Network] | None = None
     apart: bool = False  # whether it is a similarity to the teacher that is minimised, or a distance that is maximised
     words: str = ""  # what the function and the script say of such weights: docstrings, comments, help texts
+    averaged: int = 0  # how many rows it is the mean of; 0 for a sum, and where that is not known
 
 
 @dataclass(frozen=True, eq=False)

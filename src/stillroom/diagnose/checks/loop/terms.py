@@ -547,6 +547,29 @@ def _softened_twice(context: LoopContext, known: Sequence[StepFit]) -> CheckResu
     return None
 
 
+def _divided_again(context: LoopContext) -> CheckResult | None:
+    """Means over the rows of a batch that are divided by their number once more, in a loss of no known family."""
+    found: list[tuple[int, Term]] = []
+    steps = [step.backwards[0] for step in context.steps if len(step.backwards) == 1]
+    for backward in steps:
+        terms = [term for term in backward.terms if term.teacher and term.student and term.averaged > 1]
+        again = [term for term in terms if any(abs(each * term.averaged - 1) < 1e-6 for each in term.factors)]
+        # A mean over as many terms as there are rows, one for each of them, is right.
+        if again and len(again) < again[0].averaged:
+            found.append((again[0].averaged, again[0]))
+    if len(found) < 3 or len(found) < 0.8 * len(steps) or len({rows for rows, _ in found}) < 2:
+        return None
+    rows = sorted({rows for rows, _ in found})
+    return CheckResult(
+        "problem",
+        f"The teacher's term is a mean over the rows, and is divided by their number once more: by {rows[-1]} in a "
+        f"batch of {rows[-1]}, by {rows[0]} in one of {rows[0]}.",
+        {"factor": 1 / rows[-1], "losses": len(found)},
+        Remedy("Divide by the number of teachers, or of terms: len() of a tensor is its first dimension, the batch."),
+        location=found[0][1].place,
+    )
+
+
 @check(
     threshold="A term's size does not depend on the batch, the length, the number of classes or the temperature.",
     source="F.kl_div's default `reduction='mean'` averages over the classes, too; without τ² a softened gradient fades "
@@ -555,7 +578,13 @@ def _softened_twice(context: LoopContext, known: Sequence[StepFit]) -> CheckResu
     title="Size of the terms",
 )
 def loss_scale(context: LoopContext) -> CheckResult:
-    known = _known(context)
+    try:
+        known = _known(context)
+    except Skip:
+        found = _divided_again(context)
+        if found is None:
+            raise
+        return found
     named = [each.named for each in known]
     wrong = [term for term in named[0] if term.factor is not None]
     evidence = {"terms": [term.evidence() for term in named[0]], "residual": known[0].fit.residual}
