@@ -335,6 +335,15 @@ def rkd(f_s, f_t):
 
 
 @has(None)
+def distances_between_rows(student_e, teacher_e):
+    def d(e):
+        e = (e[None] - e[:, None]).square().sum(-1).clamp(min=1e-4).sqrt()
+        return e / e.mean()
+
+    return F.smooth_l1_loss(d(student_e), d(teacher_e).detach())
+
+
+@has(None)
 def relational(s, t):
     n = lambda z: F.normalize(z, dim=1) @ F.normalize(z, dim=1).T
     return F.mse_loss(n(s), n(t))

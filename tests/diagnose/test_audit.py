@@ -1311,6 +1311,144 @@ def test_rows_chosen_by_their_class_in_place_of_its_probability(form: str) -> No
     assert problems(diagnosis) == (["ignored_rows"] if faulty else [])
 
 
+def apart(e: Tensor, epsilon: float) -> Tensor:
+    """Distances between the rows of a batch; with an epsilon their gradient is finite."""
+    d = ((e[None] - e[:, None]).square().sum(-1) + epsilon).sqrt()
+    return d / d[~torch.eye(len(e), dtype=torch.bool)].mean().detach()
+
+
+@pytest.mark.parametrize(("epsilon", "found"), [(0.0, ["loss_finite"]), (1e-6, [])])
+@pytest.mark.parametrize("after_another", [False, True])
+def test_a_gradient_that_is_not_finite_though_the_loss_is(
+    epsilon: float, found: list[str], after_another: bool
+) -> None:
+    loop = Loop(
+        loss=lambda loop, z, t, y: (
+            F.cross_entropy(z, y) + kd(z, t) + F.smooth_l1_loss(apart(z, epsilon), apart(t, epsilon))
+        )
+    )
+    with audit() as watched:
+        if after_another:
+            other = Student()
+            optimizer = torch.optim.SGD(other.parameters(), lr=0.05)
+            for x, y in loop.batches():
+                optimizer.zero_grad()
+                F.cross_entropy(other(x), y).backward()
+                optimizer.step()
+        loop.run()
+    assert problems(watched.diagnosis) == found
+
+
+def item_of(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(z, y) + 0.5 * kd(z, t) + 2 * F.mse_loss(z, t).item()
+
+
+def new_tensor_of(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    hints = [F.mse_loss(z[:, :3], t[:, :3]), F.mse_loss(z[:, 3:], t[:, 3:])]
+    return F.cross_entropy(z, y) + 0.5 * kd(z, t) + 0.3 * torch.tensor([each.item() for each in hints]).mean()
+
+
+def logged(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    labels, soft = F.cross_entropy(z, y), kd(z, t)
+    loop.extra = (loop.extra or 0.0) + labels.item() + soft.item()
+    return labels + 0.5 * soft
+
+
+def with_a_constant(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    labels, soft = F.cross_entropy(z, y), kd(z, t)
+    loop.extra = (labels.item(), soft.item())
+    return labels + 0.5 * soft + 1.5
+
+
+def balanced(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    labels, soft = F.cross_entropy(z, y), kd(z, t)
+    return labels + 0.5 * soft * (labels.item() / soft.item())
+
+
+@pytest.mark.parametrize(
+    ("loss", "found"),
+    [
+        (item_of, ["student_no_gradient"]),
+        (new_tensor_of, ["student_no_gradient"]),
+        (logged, []),
+        (with_a_constant, []),
+        (balanced, []),
+    ],
+)
+def test_a_term_that_is_made_a_number(loss: Callable[[Loop, Tensor, Tensor, Tensor], Tensor], found: list[str]) -> None:
+    assert problems(Loop(loss=loss).diagnosis()) == found
+
+
+def bare(z: Tensor, t: Tensor, tau: float) -> Tensor:
+    return F.kl_div(F.log_softmax(z / tau, 1), F.softmax(t / tau, 1), reduction="batchmean")
+
+
+def squared(z: Tensor, t: Tensor, tau: float) -> Tensor:
+    return 0.5 * tau**2 * bare(z, t, tau)
+
+
+def multiplied_twice(z: Tensor, t: Tensor, tau: float) -> Tensor:
+    return 0.5 * tau * tau * bare(z, t, tau)
+
+
+def by_pow(z: Tensor, t: Tensor, tau: float) -> Tensor:
+    return 0.5 * pow(tau, 2) * bare(z, t, tau)
+
+
+def multiplied_once(z: Tensor, t: Tensor, tau: float) -> Tensor:
+    return tau * bare(z, t, tau)
+
+
+HALVES: dict[Callable[[Tensor, Tensor, float], Tensor], list[str]] = {
+    squared: [],
+    multiplied_twice: [],
+    by_pow: [],
+    multiplied_once: ["loss_scale"],
+}
+
+
+@pytest.mark.parametrize("term", HALVES)
+def test_half_of_the_square_of_two_is_no_first_power(term: Callable[[Tensor, Tensor, float], Tensor]) -> None:
+    found = HALVES[term]
+    loop = Loop(loss=lambda loop, z, t, y: F.cross_entropy(z, y) + term(z, t, 2.0))
+    assert problems(loop.diagnosis()) == found
+
+
+NARROW: dict[str, tuple[Callable[[Tensor], Tensor], list[str]]] = {
+    "first columns": (lambda z: z[:, :3], []),
+    "last columns": (lambda z: z[:, -3:], ["class_order"]),
+    "narrow": (lambda z: z.narrow(1, 2, 3), ["class_order"]),
+    "split": (lambda z: z.split([2, 3], 1)[1], ["class_order"]),
+    "by number": (lambda z: z.index_select(1, torch.arange(3)), []),
+}
+
+
+@pytest.mark.parametrize("form", NARROW)
+def test_columns_of_a_teacher_that_knows_fewer_classes(form: str) -> None:
+    pick, found = NARROW[form]
+    old = nn.Linear(8, 3).eval()
+    with torch.no_grad():
+        old.weight.copy_(CENTRES[:3])
+        old.bias.fill_(0.0)
+    loop = Loop(teacher=old, steps=24, loss=lambda loop, z, t, y: F.cross_entropy(z, y) + kd(pick(z), t, 2.0))
+    assert problems(loop.diagnosis()) == found
+
+
+def of_many(loop: Loop, z: Tensor, t: Tensor, y: Tensor, count: Callable[[Tensor], int]) -> Tensor:
+    """Three teachers' answers [B, 3, K]; every third batch is half as large."""
+    loop.extra = (loop.extra or 0) + 1
+    rows = len(z) // (1 if loop.extra % 3 else 2)
+    z, y, many = z[:rows], y[:rows], torch.stack([t, 0.9 * t, 1.1 * t], 1)[:rows]
+    total = sum(bare(z, each, 2.0) for each in many.unbind(1))
+    return F.cross_entropy(z, y) + 4 * total / count(many)
+
+
+@pytest.mark.parametrize(("axis", "found"), [(0, ["loss_scale"]), (1, [])])
+def test_a_mean_that_is_divided_by_the_batch_again(axis: int, found: list[str]) -> None:
+    loop = Loop(loss=lambda loop, z, t, y: of_many(loop, z, t, y, lambda many: many.shape[axis]))
+    assert problems(loop.diagnosis()) == found
+
+
 class Wide(nn.Module):
     """A teacher of twelve classes; the student's are its columns 2, 5, 6, 9 and 11."""
 
