@@ -2,10 +2,11 @@
 
     python benchmarks/audit_overhead.py [--loops cnn resnet mlp …] [--rounds 8] [--out docs/results/audit-overhead.md]
 
-A round of a loop (cross-entropy and KL, teacher under ``no_grad``) makes the first twelve steps under a new audit, a
-few once it has seen enough and taken itself out, and as many without one; each step is timed. The first steps of a
-training are seen whole, later ones run networks past the tape, and of these some are described in full: all three are
-printed, and what 30 watched steps cost together.
+A round of a loop (cross-entropy and KL, teacher under ``no_grad``) makes as many steps under a new audit as it watches
+of a training, here one after another, a few once it has taken itself out, and as many without one; each is timed. A
+step is described when the next one begins, and its cost is counted there. The first steps of a training are seen
+whole, later ones run networks past the tape, and of these some are described in full: their medians are printed, and
+what all 30 watched steps cost together: the sum of the medians of the first, the second, the third step …
 CPU time on a machine with other work varies; medians over all rounds are compared, as load touches all alike.
 """
 
@@ -22,8 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from stillroom.diagnose.audit import watch as watching
 from stillroom.diagnose.audit.steps import in_full
-from stillroom.diagnose.audit.watch import FIRST, WHOLE, Watch
+from stillroom.diagnose.audit.watch import WHOLE, Watch
 
 WATCHED = 30
 
@@ -112,27 +114,36 @@ def measure(name: str, rounds: int) -> str:
         return time.process_time() - start
 
     alone: list[float] = []
-    whole: list[float] = []
-    full: list[float] = []
-    later: list[float] = []
     after: list[float] = []
+    spent: list[list[float]] = [[] for _ in range(WATCHED)]
+    closing: list[float] = []
     for _ in range(rounds):
-        watch = Watch(steps=WATCHED)
+        watch = Watch(steps=WATCHED + 1)
         watch.start(deep=True)
-        watched = [step() for _ in range(FIRST - 1)]
-        whole += watched[:WHOLE]
-        for number, spent in enumerate(watched[WHOLE:], WHOLE):
-            (full if in_full(number) else later).append(spent)
+        for each in spent:
+            each.append(step())
+        start = time.process_time()
+        with watch._quiet:
+            watch._close_window()
+        closing.append(time.process_time() - start)
         watch._go_light()
         for phase in watch.phases:
+            assert len(phase.steps) == WATCHED, "some steps were not watched"
             watch._complete.add(phase.number)
         after += [step() for _ in range(5)]
         watch.finish()
-        alone += [step() for _ in range(FIRST - 1)]
-    base, first, described, rest, free = (statistics.median(each) for each in (alone, whole, full, later, after))
-    count = sum(in_full(number) for number in range(WHOLE, WATCHED))
-    share = (WHOLE * first + count * described + (WATCHED - WHOLE - count) * rest) / WATCHED / base - 1
-    cells = [f"{each / base - 1:+.1%} ({(each - base) * 1e3:+.2f} ms)" for each in (first, described, rest)]
+        alone += [step() for _ in range(WATCHED)]
+    base, free = statistics.median(alone), statistics.median(after)
+    medians = [statistics.median(each) for each in spent]
+    described = [in_full(number - 1) for number in range(WATCHED)]
+    kinds = [
+        medians[:WHOLE],
+        [each for each, full in zip(medians[WHOLE:], described[WHOLE:], strict=True) if full],
+        [each for each, full in zip(medians[WHOLE:], described[WHOLE:], strict=True) if not full],
+    ]
+    share = (sum(medians) + statistics.median(closing)) / WATCHED / base - 1
+    means = map(statistics.mean, kinds)
+    cells = [f"{each / base - 1:+.1%} ({(each - base) * 1e3:+.2f} ms)" for each in means]
     return f"| {name} | {batch} | {base * 1e3:.2f} ms | {' | '.join(cells)} | {share:+.1%} | {free / base - 1:+.1%} |"
 
 
@@ -142,8 +153,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    # In a longer training, steps after the first ones are watched now and then; here they are watched at once.
+    watching.FIRST = WATCHED + 2
     lines = [
-        f"| loop | batch | a step alone | the first {WHOLE} | later, in full | others | all {WATCHED} | afterwards |",
+        f"| loop | batch | a step alone | the first {WHOLE} | after a full one | others | all {WATCHED} | afterwards |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name in args.loops:

@@ -38,6 +38,8 @@ from stillroom.diagnose.checks.loss.context import spoken_lines
 
 # Rows of a batch that values are looked at in, and elements of an input that are kept.
 ROWS, ELEMENTS = 256, 2**20
+# Numbers that are brought to float64 at a time.
+PART = 2**15
 _PASSES = frozenset(
     ("float", "half", "bfloat16", "double", "to", "type", "cuda", "cpu", "contiguous", "clone", "squeeze")
 ) | {"reshape", "view", "data"}
@@ -208,7 +210,7 @@ def term(
         place=str(node.place) if node is not None and node.place is not None else None,
         function=node.name if node is not None else "",
         weight=summand.weight,
-        value=float(tensor.detach()) if tensor.numel() == 1 else None,
+        value=tensor.item() if tensor.numel() == 1 else None,
         labels=reads,
         student=bool(gradient & learners),
         teacher=bool(sources & teachers),
@@ -313,7 +315,8 @@ def _spread(tape: Tape, nodes: Sequence[Node], learners: int, teachers: int) -> 
         if not given or len(given[0]) < 4:
             return None
         rows = given[0].detach()[:64].float().flatten(1)
-        return float((rows - rows.mean(0)).norm() / rows.norm().clamp_min(1e-12))
+        apart, size = torch._foreach_norm([rows - rows.mean(0), rows])
+        return apart.item() / max(size.item(), 1e-12)
     return None
 
 
@@ -475,7 +478,16 @@ _ONE_HOT = frozenset(("one_hot", "scatter", "scatter_"))
 def _are_classes(tensor: Tensor, classes: int) -> bool:
     if tensor.is_floating_point() or not tensor.numel():
         return False
-    low, high = (int(each) for each in tensor.aminmax())
+    return _span_is_of_classes(_span(tensor), classes)
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    low, high = tensor.aminmax()
+    return int(low.item()), int(high.item())
+
+
+def _span_is_of_classes(span: tuple[int, int], classes: int) -> bool:
+    low, high = span
     return 0 <= high < classes and low >= -100
 
 
@@ -489,17 +501,26 @@ def _class_dim(tensor: Tensor) -> int | None:
 def flat(tensor: Tensor, class_dim: int) -> Tensor:
     """[N, K] in float32: classes last, all other dimensions together."""
     if tensor.dim() == 2 and class_dim == 1:
-        return tensor.detach().float()
+        return tensor.detach() if tensor.dtype is torch.float32 else tensor.detach().float()
     return tensor.detach().float().movedim(class_dim, -1).reshape(-1, tensor.shape[class_dim])
+
+
+def first_rows(tensor: Tensor, class_dim: int) -> Tensor:
+    """A copy of the first rows of :func:`flat`."""
+    rows = flat(tensor, class_dim)
+    return (rows[:ROWS] if len(rows) > ROWS else rows).clone()
 
 
 _SOFTMAX = ("softmax", "log_softmax", "cross_entropy", "argmax", "max", "topk", "nll_loss", "logsumexp", "softmin")
 
 
 def answers(
-    tape: Tape, raw: Raw, learners: int, teachers: int, *, as_function: bool
+    tape: Tape, raw: Raw, parts: Sequence[Summand], learners: int, teachers: int, *, as_function: bool
 ) -> tuple[Answers | None, Source | None, Source | None]:
-    """The logits of both in a loss, with the labels, and the loss as a function of them; and their sources."""
+    """The logits of both in a loss, with the labels, and the loss as a function of them; and their sources.
+
+    ``parts`` are the summands of the loss.
+    """
     nodes = [tape.nodes[i] for i in raw.nodes if tape.nodes[i].call is None]
     softmaxed = 0
     for node in nodes:
@@ -554,8 +575,8 @@ def answers(
     own_teacher = tape.bits(teacher.tensor)[0] if teacher is not None else 0
     return (
         Answers(
-            student=flat(student.tensor, dim)[:ROWS].clone(),
-            teacher=flat(teacher.tensor, dim)[:ROWS].clone() if teacher is not None else None,
+            student=first_rows(student.tensor, dim),
+            teacher=first_rows(teacher.tensor, dim) if teacher is not None else None,
             labels=labels,
             stored=teacher is not None and teacher.call is None,
             shape=tuple(student.tensor.shape),
@@ -563,7 +584,7 @@ def answers(
             place=str(common.place) if common is not None and common.place is not None else None,
             class_dim=dim,
             ignored=_ignored(labels, student.tensor.shape, dim),
-            teacher_terms=_comparing(tape, raw, both) if teacher is not None and as_function else [],
+            teacher_terms=_comparing(tape, parts, both) if teacher is not None and as_function else [],
             derived=derived,
             of_classes=_of_classes(nodes, own, classes),
             handed=handed if handed is not None and handed.numel() == rows else None,
@@ -616,7 +637,7 @@ def form(tape: Tape, raw: Raw) -> tuple[Any, ...] | None:
             continue
         if any(not each.requires_grad and each.dim() == 0 for each in node.inputs):
             return None
-        parts += (index, node.name, node.place, node.origins, node.sources, node.gradient, out.shape, out.dtype)
+        parts += (index, node.name, id(node.place), node.origins, node.sources, node.gradient, out.shape, out.dtype)
         parts += (node.names, node.truncated, node.overwrites)
         parts += [each if type(each) in _NUMBERS else None for each in node.args]
         parts += [(key, each if type(each) in _NUMBERS else None) for key, each in node.kwargs.items()]
@@ -704,7 +725,7 @@ class Described:
         terms = []
         for term, (index, slot) in zip(self.terms, self.values, strict=True):
             tensor = tape.nodes[index].outputs[slot]
-            value = float(tensor.detach()) if tensor.numel() == 1 else None
+            value = tensor.item() if tensor.numel() == 1 else None
             terms.append(_like(term, value=value, spread=None, cut_off=None))
         known = self.answers
         if known is None or self.labels is None:
@@ -718,20 +739,23 @@ class Described:
             teacher = Source("constant", tensor, earlier=tape.networks(tape.bits(tensor)[0]))
         handed = tape.nodes[self.labels[0]].inputs[self.labels[1]]
         dim, classes = known.class_dim, student.tensor.shape[known.class_dim]
-        if not _are_classes(handed, classes):
+        if handed.is_floating_point() or not handed.numel():
             return None
-        labels, turned = _named_classes(tape, handed, classes)
+        span = _span(handed)
+        if not _span_is_of_classes(span, classes):
+            return None
+        labels, turned = _named_classes(tape, handed, classes, span[0])
         again = _like(
             known,
-            student=flat(student.tensor, dim)[:ROWS].clone(),
-            teacher=flat(teacher.tensor, dim)[:ROWS].clone() if teacher is not None else None,
+            student=first_rows(student.tensor, dim),
+            teacher=first_rows(teacher.tensor, dim) if teacher is not None else None,
             labels=labels,
             handed=None,
             loss=None,
             student_call=None,
             teacher_call=None,
             teacher_origin=(),
-            ignored=_ignored(labels, known.shape, dim),
+            ignored=_ignored(labels, known.shape, dim) if span[0] < 0 or turned is not None else None,
             teacher_terms=[],
             turned=turned,
             narrower=None,
@@ -777,9 +801,16 @@ def _reads_table(node: Node, classes: int) -> bool:
     return table.is_floating_point() and tuple(table.shape) == (classes, classes) and not node.gradient
 
 
-def _named_classes(tape: Tape, handed: Tensor, classes: int) -> tuple[Tensor, TurnedLabels | None]:
-    """The labels of all rows, -100 where a row has none, and which rows were given one that they do not have."""
-    labels, turned = handed.detach().reshape(-1).clone(), turned_labels(tape, handed, classes)
+def _named_classes(
+    tape: Tape, handed: Tensor, classes: int, low: int | None = None
+) -> tuple[Tensor, TurnedLabels | None]:
+    """The labels of all rows, -100 where a row has none, and which rows were given one that they do not have.
+
+    ``low`` is the lowest of them, where it is known.
+    """
+    labels, turned = handed.detach().clone().reshape(-1), turned_labels(tape, handed, classes)
+    if turned is None and low is not None and low >= 0:
+        return labels, None
     below = (labels < 0) & (labels >= -classes)
     if turned is None and bool(below.any()):
         uses = [node for node in tape.nodes if any(each is handed for each in node.inputs)]
@@ -872,11 +903,11 @@ def _derived(tape: Tape, nodes: Sequence[Node], student: Source, learners: int, 
     return None
 
 
-def _comparing(tape: Tape, raw: Raw, both: Sequence[Tensor]) -> list[ComparingTerm]:
+def _comparing(tape: Tape, parts: Sequence[Summand], both: Sequence[Tensor]) -> list[ComparingTerm]:
     """The summands that are computed from both logits."""
     found = []
     own = [tape.bits(each)[0] for each in both]
-    for one in summands(tape, raw.loss):
+    for one in parts:
         sources = tape.bits(one.tensor)[0]
         made = replay(tape, one.tensor, both) if all(sources & each for each in own) else None
         if made is not None:
@@ -920,7 +951,9 @@ def _picked(nodes: Sequence[Node], source: Source, tape: Tape) -> Source:
 
 def _simplex(rows: Tensor) -> bool:
     """Whether all rows are probabilities."""
-    return bool((rows >= 0).all()) and bool(((rows.sum(-1) - 1).abs() < 1e-3).all()) and rows.shape[-1] > 1
+    if rows.shape[-1] < 2 or (rows.numel() and not rows.amin().item() >= 0):
+        return False
+    return bool(((rows.sum(-1) - 1).abs() < 1e-3).all())
 
 
 def _log_probabilities(tensor: Tensor) -> bool:
@@ -930,6 +963,8 @@ def _log_probabilities(tensor: Tensor) -> bool:
 
 def _sample(tensor: Tensor, dim: int) -> Tensor:
     dim = dim % max(tensor.dim(), 1)
+    if dim == 1 and tensor.dim() == 2:
+        return tensor.detach()[:64].float()
     return tensor.detach().movedim(dim, -1).reshape(-1, tensor.shape[dim])[:64].float()
 
 
@@ -958,8 +993,8 @@ def oddities(tape: Tape, raw: Raw, learners: int, teachers: int) -> list[Oddity]
         if node.name in ("softmax", "log_softmax") and given.dim():
             dim = _softmax_dim(node)
             scale = _divided_by(tape, given)
-            rows = _sample(given, dim)
-            if _simplex(rows * scale) and rows.shape[-1] > 2 and not _one_hot(rows * scale):
+            rows = _sample(given, dim) if scale == 1 else _sample(given, dim) * scale
+            if rows.shape[-1] > 2 and _simplex(rows) and not _one_hot(rows):
                 add("softmax_of_probabilities", node, given)
             wrong = _wrong_dim(tape, raw, node, given, dim)
             if wrong:
@@ -1337,9 +1372,15 @@ def lost_terms(tape: Tape, reached: set[int], learners: int, teachers: int) -> l
 
 def row_prints(tensor: Tensor) -> list[tuple[float, float]]:
     """The sum and the length of each row, which padding with zeros leaves alone: what an image is recognised by."""
-    rows = tensor.detach().reshape(tensor.shape[0], -1).double()
-    sums = torch.stack([rows.sum(1), torch.linalg.vector_norm(rows, dim=1)], 1)
-    return [(float(f"{a:.6g}"), float(f"{b:.6g}")) for a, b in sums.tolist()]
+    rows = tensor.detach().reshape(tensor.shape[0], -1)
+    # In parts: a copy of all rows in float64 takes longer to be given its memory than to be summed up.
+    some = max(1, PART // max(1, rows.shape[1]))
+    found: list[tuple[float, float]] = []
+    for begin in range(0, len(rows), some):
+        part = rows[begin : begin + some].double()
+        sums, lengths = part.sum(1).tolist(), torch.linalg.vector_norm(part, dim=1).tolist()
+        found += [(float(f"{a:.6g}"), float(f"{b:.6g}")) for a, b in zip(sums, lengths, strict=True)]
+    return found
 
 
 def sample_rows(tensors: Iterable[Tensor], copies: dict[int, Tensor]) -> Tensor | None:

@@ -79,15 +79,33 @@ def counted_loops(frame: Any, depth: int = 12) -> list[CountedLoop]:
     """
     found = []
     while frame is not None and depth:
-        file = frame.f_code.co_filename
-        for loop in _loops(file, frame.f_lineno) if file.endswith(".py") else ():
-            given = _range(loop.iter)
-            bounds = [_value(each, frame) for each in given.args] if given is not None else []
+        for loop, given in _ranges_at(frame):
+            bounds = [_value(each, frame) for each in given.args]
             if bounds and all(isinstance(each, int) and not isinstance(each, bool) for each in bounds):
                 count = len(range(*bounds)) if len(bounds) < 3 or bounds[2] else 0
                 now = frame.f_locals.get(loop.target.id) if isinstance(loop.target, ast.Name) else None
-                found.append(CountedLoop((file, loop.lineno), count, now if isinstance(now, int) else None))
+                key = frame.f_code.co_filename, loop.lineno
+                found.append(CountedLoop(key, count, now if isinstance(now, int) else None))
         frame, depth = frame.f_back, depth - 1
+    return found
+
+
+# By a code object and the instruction in it: the line of an instruction costs more to read.
+_ranges: dict[tuple[int, int], tuple[Any, tuple[tuple[ast.For, ast.Call], ...]]] = {}
+
+
+def _ranges_at(frame: Any) -> tuple[tuple[ast.For, ast.Call], ...]:
+    """The loops that a frame stands in whose lengths are said by a ``range``, and its call."""
+    code = frame.f_code
+    key = id(code), frame.f_lasti
+    seen = _ranges.get(key)
+    if seen is not None and seen[0] is code:
+        return seen[1]
+    file = code.co_filename
+    loops = _loops(file, frame.f_lineno) if file.endswith(".py") else ()
+    found = tuple((loop, given) for loop in loops if (given := _range(loop.iter)) is not None)
+    if len(_ranges) < 10_000:
+        _ranges[key] = code, found
     return found
 
 

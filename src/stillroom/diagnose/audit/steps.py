@@ -18,11 +18,13 @@ from stillroom.diagnose.audit.window import Window
 from stillroom.diagnose.checks.loop.record import BackwardFacts, CallFacts, Network, Phase, Step
 
 # Steps of a phase whose inputs are recognised again; inputs of so few numbers are kept in every step.
-PRINTED, SMALL = 4, 2**16
-# Of a phase's watched steps the first ones, and each fifth after them, are described in full.
-FULL, EACH = 4, 5
+PRINTED, SMALL = 2, 2**16
+# Of a phase's watched steps the first ones, and each tenth after them, are described in full.
+FULL, EACH = 4, 10
 # Of so many forms of losses the description is kept: of a later loss of the same form only values are read.
 FORMS = 64
+# Where another step has a loss of a form that was not met, the next one is described in full, so often in a phase.
+CHANGES = 2
 
 
 def in_full(done: int) -> bool:
@@ -43,11 +45,19 @@ class StepReader:
         self.teachers: set[int] = set()  # modules that were heard as a target, by identity
         self.reached: set[int] = set()  # nodes that went backward
         self._described: dict[Any, facts.Described] = {}  # losses by their form
+        self._forms: set[Any] = set()  # all forms that were met
+        self._after_changes: set[int] = set()  # steps that are described in full as the one before changed something
 
     def begin_phase(self) -> None:
         """Forget the teachers and the losses of the training before."""
         self.teachers = set()
         self._described.clear()
+        self._forms.clear()
+        self._after_changes.clear()
+
+    def is_full(self, done: int) -> bool:
+        """Whether a step of the phase is described in full, by how many were watched before."""
+        return in_full(done) or done in self._after_changes
 
     def read(self, step: Step, window: Window, phases: Sequence[Phase], keep_tape: bool) -> None:
         """Fill a step with what a window holds.
@@ -73,9 +83,12 @@ class StepReader:
             reads |= raw.sources
             gradients |= raw.gradient
         made = self._read_calls(step, window, phases, reached, reads, gradients, learners, teachers)
-        full = in_full(len(phases[-1].steps))
+        full = self.is_full(len(phases[-1].steps))
+        met = len(self._forms)
         for backward in window.backwards:
             step.backwards.append(self._read_backward(window, *backward, learners, teachers, made, full))
+        if not full and len(self._forms) > met and len(self._after_changes) < CHANGES:
+            self._after_changes.add(len(phases[-1].steps) + 1)
         self.reached |= reached
         if full and not keep_tape:
             # With the tape kept, what did not go backward yet may do so in the next window.
@@ -143,7 +156,7 @@ class StepReader:
         networks, module = self._networks, call.module
         parameters = networks.parameters(module)
         held = [p for p in parameters if id(p) in networks.learners]
-        kept = in_full(len(phase.steps)) or sum(each.numel() for each in call.inputs[:1]) <= SMALL
+        kept = self.is_full(len(phase.steps)) or sum(each.numel() for each in call.inputs[:1]) <= SMALL
         printed = gradient and len(phase.steps) < PRINTED and call.inputs and call.inputs[0].dim() > 1
         return CallFacts(
             network=networks.of(module),
@@ -296,8 +309,14 @@ class StepReader:
         form = facts.form(tape, raw)
         key = (learners, teachers, form) if form is not None else None
         seen = self._described.get(key) if key is not None else None
+        if key is not None and len(self._forms) < FORMS:
+            self._forms.add(key)
         again = seen.again(tape) if seen is not None and not full else None
-        found = again[1] if again is not None else facts.answers(tape, raw, learners, teachers, as_function=full)
+        summands = facts.summands(tape, raw.loss) if again is None else ()
+        if again is not None:
+            found = again[1]
+        else:
+            found = facts.answers(tape, raw, summands, learners, teachers, as_function=full)
         answers, student, teacher = found
         if answers is not None:
             answers.student_call = made.get(id(student.call)) if student is not None else None
@@ -333,7 +352,6 @@ class StepReader:
             if not t.is_floating_point() and t.dtype is not torch.bool
         }
         known = facts.labelled(tape, raw, learners) if answers is not None and answers.labels is None else None
-        summands = facts.summands(tape, raw.loss)
         students = learners | sum(1 << index for index, each in enumerate(tape.sources) if networks.is_cut(each))
         terms = [facts.term(tape, summand, learners, teachers, labels, students, full=full) for summand in summands]
         if full:
@@ -344,7 +362,8 @@ class StepReader:
                 cut = facts.cut_off(tape, gradient, learners, teachers, networks.held_parameters, trained)
                 if cut is not None:
                     term.cut_off = networks.of(cut[0].module), networks.of(cut[1].module)
-        adds = full and facts.adds_constant(tape, raw.loss)
+        # Where numbers left torch, it says in each step whether some came back.
+        adds = (full or bool(tape.escaped)) and facts.adds_constant(tape, raw.loss)
         described = BackwardFacts(
             place=raw.place,
             value=value,

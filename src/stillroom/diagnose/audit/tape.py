@@ -20,6 +20,8 @@ from stillroom.diagnose.audit.source import overwritten_input, truncated_weight
 
 # A window holds its tensors until it ends; where it holds more than this, its oldest half is forgotten.
 MAX_NODES, MAX_BYTES = 6000, 512 * 2**20
+# Instructions of the user's code whose lines are kept.
+MAX_INSTRUCTIONS = 20_000
 # Read-only facts of a tensor, and functions that give no tensor: not recorded.
 _SKIPPED = frozenset(
     (
@@ -71,6 +73,8 @@ def _shown(file: str, line: int) -> str:
 
 _is_user: dict[str, bool] = {}
 _lines: dict[tuple[str, int], CodeLine] = {}
+# By a code object and the instruction in it, which are cheap to read; the line of an instruction is not.
+_instructions: dict[tuple[int, int], tuple[Any, CodeLine]] = {}
 
 
 def is_user(file: str) -> bool:
@@ -87,7 +91,9 @@ def user_frame(depth: int = 1) -> Any:
     """The innermost frame of the user's own code; None where there is none."""
     frame = sys._getframe(depth)
     while frame is not None:
-        if is_user(frame.f_code.co_filename):
+        file = frame.f_code.co_filename
+        known = _is_user.get(file)
+        if known or (known is None and is_user(file)):
             return frame
         frame = frame.f_back  # type: ignore[assignment]
     return None
@@ -95,13 +101,30 @@ def user_frame(depth: int = 1) -> Any:
 
 def place(depth: int = 1) -> CodeLine | None:
     """The innermost line of the user's own code; None where there is none."""
-    frame = user_frame(depth + 1)
-    if frame is None:
-        return None
-    key = frame.f_code.co_filename, frame.f_lineno
+    frame = sys._getframe(depth)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        known = _is_user.get(file)
+        if known or (known is None and is_user(file)):
+            return line_of(frame)
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def line_of(frame: Any) -> CodeLine:
+    """The line that a frame stands at: one object for each line."""
+    code = frame.f_code
+    instruction = id(code), frame.f_lasti
+    seen = _instructions.get(instruction)
+    if seen is not None and seen[0] is code:
+        return seen[1]
+    key = code.co_filename, frame.f_lineno
     found = _lines.get(key)
     if found is None:
         found = _lines[key] = CodeLine(*key)
+    if len(_instructions) < MAX_INSTRUCTIONS:
+        # With the code object: as long as it is held, no other has its identity.
+        _instructions[instruction] = code, found
     return found
 
 
@@ -116,14 +139,20 @@ def tensors_in(*values: Any) -> list[Tensor]:
     return found
 
 
+_SEQUENCES = (list, tuple)
+
+
 def _collect_tensors(values: Iterable[Any], found: list[Tensor]) -> None:
     for value in values:
         if isinstance(value, Tensor):
             found.append(value)
         elif type(value) in _PLAIN:
             continue
-        elif isinstance(value, list | tuple):
+        elif isinstance(value, _SEQUENCES):
             _collect_tensors(value, found)
+        elif type(value) is dict:
+            if value:
+                _collect_tensors(value.values(), found)
         elif isinstance(value, Mapping):
             _collect_tensors(value.values(), found)
         elif hasattr(value, "__dataclass_fields__"):
@@ -143,7 +172,7 @@ def _with_tensors(value: Any, given: Iterator[Tensor]) -> Any:
     return value
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Call:
     """One call of a module."""
 
@@ -167,7 +196,7 @@ class Call:
     start_bytes: int = 0  # what the tape held before it
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Source:
     """Something that a loss is computed from: a network's output, an activation inside it, a stored tensor."""
 
@@ -178,7 +207,7 @@ class Source:
     earlier: tuple[Call, ...] = ()  # for a constant, the networks whose outputs it was made of in an earlier step
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Node:
     """One call of a torch function: its arguments, where each tensor among them came from, and what it gave."""
 
@@ -218,7 +247,13 @@ def _describe(function: Any) -> tuple[str, bool, str]:
     return name, reads, "iterates" if name == "__iter__" else "plain"
 
 
+@cache
+def _is_in_place(name: str) -> bool:
+    return (name[-1] == "_" and name[-2:] != "__") or name in _IN_PLACE
+
+
 OF_CLASSES = ("cross_entropy", "nll_loss")
+_HAVE_MODES = frozenset(("dropout", "batch_norm", "lstm", "gru", "scaled_dot_product_attention", "alpha_dropout"))
 _MULTIPLIES = frozenset(("mul", "__rmul__", "mul_", "multiply"))
 
 
@@ -262,7 +297,9 @@ class Tape(TorchFunctionMode):
 
     def clear(self) -> None:
         """Begin a new window; tensors that outlive the old one keep the networks that they came from."""
-        survivors = self._outputs_of_networks() if hasattr(self, "nodes") else []
+        # Through the modes that are entered, each attribute of a tensor would be a call in Python.
+        with torch._C.DisableTorchFunction():
+            survivors = self._outputs_of_networks() if hasattr(self, "nodes") else []
         self.nodes: list[Node] = []
         self.sources: list[Source] = []
         self.open: list[Call] = []
@@ -303,18 +340,35 @@ class Tape(TorchFunctionMode):
         outputs: tuple[Tensor, ...],
         where: CodeLine | None,
     ) -> Node:
-        in_place = (name[-1] == "_" and name[-2:] != "__") or name in _IN_PLACE or kwargs.get("out") is not None
-        inputs = tuple(tensors_in(args, kwargs))
+        in_place = _is_in_place(name) or kwargs.get("out") is not None
+        inputs: list[Tensor] = []
+        for value in args:
+            if isinstance(value, Tensor):
+                inputs.append(value)
+            elif type(value) not in _PLAIN:
+                _collect_tensors((value,), inputs)
+        if kwargs:
+            _collect_tensors(kwargs.values(), inputs)
         sources = gradient = 0
         origins = []
+        graded = outputs[0].requires_grad
         for tensor in inputs:
-            mask, flowing = self.bits(tensor)
-            sources |= mask
-            gradient |= flowing
-            origins.append(self._origin.get(id(tensor)))
-        if not outputs[0].requires_grad:
+            origin = self._origin.get(id(tensor))
+            node = self.nodes[origin[0]] if origin is not None else None
+            if node is not None and node.call is None:
+                sources |= node.sources
+                if graded and tensor.requires_grad:
+                    gradient |= node.gradient
+            else:
+                mask, flowing = self.bits(tensor)
+                sources |= mask
+                gradient |= flowing
+            origins.append(origin)
+        if not graded:
             gradient = 0
-        return Node(func, name, args, kwargs, inputs, tuple(origins), outputs, where, in_place, sources, gradient)
+        return Node(
+            func, name, args, kwargs, tuple(inputs), tuple(origins), outputs, where, in_place, sources, gradient
+        )
 
     def _outputs_of_networks(self) -> list[tuple[int, weakref.ref[Tensor], tuple[Call, ...]]]:
         found = []
@@ -346,25 +400,29 @@ class Tape(TorchFunctionMode):
 
     def enter(self) -> None:
         """Begin to see functions."""
+        # What the mode's own __enter__ and __exit__ come down to: this is done several times in each step.
         if not self._entered:
-            self.__enter__()  # type: ignore[no-untyped-call]
+            torch._C._push_on_torch_function_stack(self)
             self._entered = True
 
     def leave(self) -> bool:
         """Stop seeing functions; False where another mode was entered since, and it must be tried again."""
         if self._entered:
-            top = torch.overrides._get_current_function_mode()  # type: ignore[no-untyped-call]
-            if top is not self:
+            count = torch._C._len_torch_function_stack()
+            if not count or torch._C._get_function_stack_at(count - 1) is not self:
                 return False
-            self.__exit__(None, None, None)
+            torch._C._pop_torch_function_stack()
             self._entered = False
         return True
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        if kwargs is None:
+            kwargs = {}
+            out = func(*args)
+        else:
+            out = func(*args, **kwargs)
         if not self.active or (self.is_loading and not self._is_followed(args)):
             return out
         known = _functions.get(func)
@@ -403,14 +461,14 @@ class Tape(TorchFunctionMode):
 
     def record(self, func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
         """Add one function call to the tape."""
-        outputs = (out,) if isinstance(out, Tensor) else tuple(tensors_in(out)) if isinstance(out, list | tuple) else ()
+        outputs = (out,) if isinstance(out, Tensor) else tuple(tensors_in(out)) if isinstance(out, _SEQUENCES) else ()
         if name == "__setitem__":
             outputs = (args[0],)
         if not outputs:
             if name in _ESCAPES and args and isinstance(args[0], Tensor) and args[0].dim() >= 2:
                 self.escaped |= self.bits(args[0])[0]
             return
-        if name in ("dropout", "batch_norm", "lstm", "gru", "scaled_dot_product_attention", "alpha_dropout"):
+        if name in _HAVE_MODES:
             self._note_mode(name, args, kwargs)
         node = self._node(func, name, args, kwargs, outputs, place(3))
         if name in _MULTIPLIES and outputs[0].dim() == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from stillroom.diagnose.checks.loop.record import Averaging, Decay
 from stillroom.models.running_statistics import running_norms
 
 # Numbers of a parameter that a step's change is measured by.
-UPDATE_NUMBERS = 2**16
+UPDATE_NUMBERS = 2**14
 # Parameters, and numbers of each, that a moving average is recognised by.
 AVERAGED, AVERAGED_NUMBERS = 24, 512
 _HALF = (torch.float16, torch.bfloat16)
@@ -41,11 +42,10 @@ class Update:
             return None, None
         stuck = _stuck(self.parameters, self.before)
         now = [p.detach().flatten()[:UPDATE_NUMBERS] for p in self.parameters]
-        changed, size = (
-            torch.stack([norm.float() for norm in torch._foreach_norm(each)])
-            for each in (torch._foreach_sub(now, self.before), self.before)
-        )
-        return float(torch.where(size > 0, changed / size.clamp_min(1e-30), 0.0).max()), stuck
+        norms = [*torch._foreach_norm(torch._foreach_sub(now, self.before)), *torch._foreach_norm(self.before)]
+        changed, size = torch.stack([norm.float() for norm in norms]).view(2, -1).tolist()
+        shares = [a / max(b, 1e-30) if b > 0 else 0.0 for a, b in zip(changed, size, strict=True)]
+        return (math.nan if any(map(math.isnan, shares)) else max(shares)), stuck
 
 
 def _stuck(parameters: Sequence[Tensor], before: Sequence[Tensor]) -> float | None:
@@ -170,6 +170,9 @@ class Follower:
             return Averaging(max(0.0, float((now[0] - before[0]) @ way) / size), 0.0, self._stale(), stuck)
         shares = []
         for old, new, towards in ((before[0], now[0], way), (before[1], now[1], -way)):
+            if torch.equal(old, new):
+                shares.append(0.0)
+                continue
             change = new - old
             length = float(change.norm())
             share = float(change @ towards) / size

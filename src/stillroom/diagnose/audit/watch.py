@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -20,8 +21,8 @@ from stillroom.diagnose.audit import facts
 from stillroom.diagnose.audit.networks import STOCHASTIC, Networks
 from stillroom.diagnose.audit.schedules import LATER, Schedules, rate
 from stillroom.diagnose.audit.source import counted_loops, only_steps
-from stillroom.diagnose.audit.steps import StepReader, in_full
-from stillroom.diagnose.audit.tape import Call, CodeLine, Tape, is_user, place, tensors_in, user_frame
+from stillroom.diagnose.audit.steps import StepReader
+from stillroom.diagnose.audit.tape import Call, CodeLine, Tape, is_user, line_of, place, tensors_in, user_frame
 from stillroom.diagnose.audit.updates import Follower, Update
 from stillroom.diagnose.audit.window import Familiar, Window, has_gradient, holds_gradients
 from stillroom.diagnose.checks.loop.record import InferenceCall, LoopCount, Phase, Schedule, Step
@@ -39,7 +40,7 @@ MAX_PHASES, MAX_WAKES, MAX_EPOCHS = 8, 24, 8
 # Where something may still come after the watched steps, so many steps are watched, and with ``--stop`` for so long.
 MAX_AWAITED, AWAITED_SECONDS = 200, 120.0
 # How many steps of a phase the change of the parameters is measured in.
-MAX_UPDATES = 6
+MAX_UPDATES = 4
 # Two optimizers that step in turns do so within so many steps.
 IN_TURNS = 8
 # Modules that take a faster path unless a mode is entered: nothing is seen inside them.
@@ -71,6 +72,26 @@ class _Quiet:
             watch._on = watch._deep = False
         watch._tape.active = watch._deep and not watch._pauses
         return failed
+
+
+class _Paused:
+    """For code that the tape is not to be entered in; may be entered inside itself."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def __enter__(self) -> None:
+        watch = self._watch
+        watch._pauses += 1
+        watch._tape.active = False
+        watch._tape.leave()
+
+    def __exit__(self, *_: object) -> None:
+        watch = self._watch
+        watch._pauses -= 1
+        if watch._deep and not watch._pauses:
+            watch._tape.enter()
+            watch._tape.active = True
 
 
 class Watch:
@@ -109,6 +130,7 @@ class Watch:
         self._schedules = Schedules()
         self._window = Window()
         self._quiet = _Quiet(self)
+        self._pause = _Paused(self)
         self._on = self._deep = False
         self._depth = self._pauses = self._wakes = 0
         self._thread = threading.get_ident()
@@ -214,19 +236,9 @@ class Watch:
                 setattr(made, attribute, getattr(original, attribute) if attribute != "__wrapped__" else original)
         setattr(owner, name, made)
 
-    @contextmanager
-    def _paused(self) -> Iterator[None]:
+    def _paused(self) -> _Paused:
         """See nothing in a block, and be nowhere in torch's stack of modes."""
-        self._pauses += 1
-        self._tape.active = False
-        self._tape.leave()
-        try:
-            yield
-        finally:
-            self._pauses -= 1
-            if self._deep and not self._pauses:
-                self._tape.enter()
-                self._tape.active = True
+        return self._pause
 
     def _mine(self) -> bool:
         return self._on and threading.get_ident() == self._thread
@@ -382,12 +394,12 @@ class Watch:
             self.seen_backward += 1
             if not self._deep:
                 return original(tensors, *args, **kwargs)
-            with self._quiet:
-                self._before_backward(tensors)
             with self._paused():
+                with self._quiet:
+                    self._before_backward(tensors)
                 out = original(tensors, *args, **kwargs)
-            with self._quiet:
-                self._after_backward()
+                with self._quiet:
+                    self._after_backward()
             return out
 
         return backward
@@ -410,7 +422,7 @@ class Watch:
                 continue
             sources, gradient = self._tape.bits(loss)
             raw = facts.Raw(loss, text, self._tape.ancestors(loss), sources, gradient)
-            self._window.backwards.append((raw, float(loss.detach()), True))
+            self._window.backwards.append((raw, loss.item(), True))
         self._window.ends = len(self._tape.nodes)
 
     def _note_skipped(self) -> None:
@@ -433,8 +445,7 @@ class Watch:
                     gradients += [p.grad for p in self._networks.parameters(call.module) if p.grad is not None]
         finite = True
         if gradients and value is not None:
-            norms = torch._foreach_norm([g for g in gradients if not g.is_sparse])
-            finite = bool(torch.isfinite(torch.stack([norm.float().cpu() for norm in norms])).all())
+            finite = _are_finite([g for g in gradients if not g.is_sparse])
         self._window.backwards[-1] = (raw, value, finite)
 
     def _optimizer_init(self, original: Any) -> Any:
@@ -492,13 +503,14 @@ class Watch:
         self._window.events.append(("step", None))
         if frame is None:
             return
-        file, line = frame.f_code.co_filename, frame.f_lineno
-        self._window.events[-1] = ("step", str(CodeLine(file, line)))
-        self._step_lines.setdefault(file, set()).add(line)
+        where = line_of(frame)
+        self._window.events[-1] = ("step", str(where))
+        self._step_lines.setdefault(where.file, set()).add(where.line)
         self._window.loops = counted_loops(frame)
         while frame is not None:
-            if is_user(frame.f_code.co_filename):
-                self._files.add(frame.f_code.co_filename)
+            file = frame.f_code.co_filename
+            if file not in self._files and is_user(file):
+                self._files.add(file)
             frame = frame.f_back
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
@@ -544,7 +556,7 @@ class Watch:
     def _is_full(self, optimizer: torch.optim.Optimizer | None = None) -> bool:
         """Whether this step is described in full: another training may begin with a new optimizer's."""
         is_new = optimizer is not None and optimizer not in self._phase_optimizers
-        return is_new or not self.phases or in_full(len(self.phases[-1].steps))
+        return is_new or not self.phases or self._reader.is_full(len(self.phases[-1].steps))
 
     def _is_first(self) -> bool:
         """Whether a network has gradients now that no optimizer of the training so far holds: another one begins."""
@@ -916,6 +928,12 @@ os.register_at_fork(after_in_child=_in_child)
 
 def _is_compiled(module: nn.Module) -> bool:
     return type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
+
+
+def _are_finite(tensors: list[Tensor]) -> bool:
+    """Whether all numbers are finite, by their norms."""
+    norms = torch._foreach_norm(tensors) if tensors else ()
+    return all(math.isfinite(norm.item()) for norm in norms)
 
 
 def _last(names: Sequence[str], wanted: str) -> int:
