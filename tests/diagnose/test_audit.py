@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stillroom.diagnose.audit import facts
 from stillroom.diagnose.audit.facts import spoken
@@ -2034,6 +2035,48 @@ def test_a_loss_inside_a_module_is_seen() -> None:
             both(x, y).backward()
             optimizer.step()
     assert problems(watched.diagnosis) == ["teacher_mode"]
+
+
+class Counting(TorchDispatchMode):
+    """Counts the operations of tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.made += 1
+        return func(*args, **(kwargs or {}))
+
+
+def operations(count: int) -> list[int]:
+    """Of so many steps of one loop, how many operations of tensors each makes."""
+    torch.manual_seed(0)
+    teacher, student = nn.Linear(6, 5).eval(), nn.Linear(6, 5)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+    x, y = torch.randn(16, 6), torch.randint(5, (16,))
+    made = []
+    for _ in range(count):
+        with Counting() as counted:
+            with torch.no_grad():
+                t = teacher(x)
+            z = student(x)
+            loss = 0.3 * F.cross_entropy(z, y) + 0.7 * kd(z, t)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        made.append(counted.made)
+    return made
+
+
+def test_watching_a_step_takes_few_operations() -> None:
+    alone = operations(3)[-1]
+    with audit():
+        watched = operations(10)
+    # A step is described when the next one begins: the first four in full, the others by their values.
+    extra = [each - alone for each in watched]
+    assert max(extra) <= 150
+    assert max(extra[6:]) <= 20
 
 
 def test_an_error_of_the_loop_goes_on_and_is_not_hidden() -> None:
