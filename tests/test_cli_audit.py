@@ -106,6 +106,39 @@ def test_stop_goes_on_until_a_weight_that_is_cut_has_risen_and_its_term_was_seen
     assert "loss_scale" in {one["check"] for one in written(tmp_path)["findings"] if one["verdict"] == "problem"}
 
 
+PARTS = """
+import torch
+import torch.nn.functional as F
+
+torch.manual_seed(0)
+teacher, student = torch.nn.Linear(4, 3), torch.nn.Sequential(torch.nn.Linear(4, 3))
+optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+STEPS = 4  # NOTE
+for step in range(40):
+    x = torch.randn(8, 4)
+    with torch.no_grad():
+        t = teacher(x)
+    z = student(x)
+    loss = F.cross_entropy(z, t.argmax(1)) + F.kl_div(F.log_softmax(z, 1), F.softmax(t, 1), reduction="batchmean")
+    loss.backward()
+    if step % STEPS == STEPS - 1:
+        optimizer.step()
+        optimizer.zero_grad()
+"""
+
+
+@pytest.mark.parametrize(
+    ("note", "verdict"),
+    [("accumulation_steps", "problem"), ("accumulated: the sum of four batches", "warning"), ("four", "warning")],
+)
+def test_parts_that_are_said_to_be_accumulated_are_divided(
+    note: str, verdict: str, audit: Callable[..., int], tmp_path: Path
+) -> None:
+    assert audit(PARTS.replace("NOTE", note)) == 0
+    found = {one["check"]: one["verdict"] for one in written(tmp_path)["findings"]}
+    assert found["accumulation"] == verdict
+
+
 def test_json_is_all_there_is_on_standard_output(audit: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert audit(LOOP, "--json", "--strict") == 1
     out, err = capsys.readouterr()

@@ -344,6 +344,11 @@ def distances_between_rows(student_e, teacher_e):
 
 
 @has(None)
+def kd_loss_sum(student_logits, teacher_logits, T=2.0):
+    return T * T * kl(log_soft(student_logits, T, 1), soft(teacher_logits, T, 1), "sum")
+
+
+@has(None)
 def relational(s, t):
     n = lambda z: F.normalize(z, dim=1) @ F.normalize(z, dim=1).T
     return F.mse_loss(n(s), n(t))

@@ -364,9 +364,9 @@ def _rows_averaged(nodes: Sequence[Node]) -> int:
 
 @cache
 def spoken(file: str) -> str:
-    """What the texts and comments of a file say, a line each, and names that say that a divergence is reversed."""
+    """What the texts and comments of a file say, a line each, and names of reversed divergences and accumulation."""
     source = source_text(file)
-    names = re.findall(r"\b\w*(?:reversed?|backward)_?kl\w*", source, re.IGNORECASE)
+    names = re.findall(r"\b\w*(?:(?:reversed?|backward)_?kl|accumul)\w*", source, re.IGNORECASE)
     return "\n".join([*(text for _, text in spoken_lines(source)), *names])
 
 

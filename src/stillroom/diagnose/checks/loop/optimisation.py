@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from statistics import median
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
@@ -176,11 +177,13 @@ def accumulation(context: LoopContext) -> CheckResult:
     evidence = {"parts": count, "weights": total}
     if divided or any(each.scaled for each in step.backwards):
         return CheckResult("ok", f"{count} losses make a step, and each is divided.", evidence)
+    # Parts that are said to be accumulated stand for one batch; a sum of means is another step.
+    means = bool(mine) and all(term.averaged > 1 for term in mine)
+    said = re.search(r"accumul", context.source, re.IGNORECASE) and not re.search(r"\bsum", context.source)
     return CheckResult(
-        "warning",
+        "problem" if means and said else "warning",
         f"{count} losses at {step.backwards[0].place} add up to one step and are not divided: the step is "
-        f"{count} times "
-        "as large.",
+        f"{count} times as large.",
         evidence,
         Remedy(f"Divide each by {count}.", code=f"(loss / {count}).backward()"),
         location=step.backwards[0].place,

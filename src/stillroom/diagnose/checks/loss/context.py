@@ -659,6 +659,12 @@ class LossContext:
         """Whether the user says that the divergence is reversed on purpose."""
         return says_reverse(f"{self.given.name} {documentation(self.subject)}")
 
+    @property
+    def is_named_a_sum(self) -> bool:
+        """Whether the loss is called a sum over its rows: whoever calls it divides."""
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.given.name).lower()
+        return not {"sum", "summed", "sums", "total"}.isdisjoint(name.rpartition(".")[2].split("_"))
+
     def _part(self, side: Side, loss: LossFunction) -> float:
         """How much the gradient moves with the teacher's answer, or with the labels."""
         first, second = self.draw(), self.draw(seed=1)

@@ -443,6 +443,8 @@ def loss_scale(context: LossContext) -> CheckResult:
     if not is_convention and len(terms) == 1:
         verdict = "ok"
     also = " All of the loss has this factor, so that it acts as a learning rate." if is_common else ""
+    if context.is_named_a_sum and len(terms) == 1 and all("summed over the batch" in each for each in terms[0].reasons):
+        verdict, also = "warning", " Its name says so: divide by the rows of the step where it is called."
     return CheckResult(verdict, f"{formula(terms)}, {sentence}.{also}", evidence, remedy)
 
 
