@@ -2193,3 +2193,276 @@ def test_rows_of_stored_answers_that_are_stacked_into_a_batch_are_answers() -> N
             optimizer.step()
     (finding,) = (each for each in watched.diagnosis.findings if each.check == "teacher_unused")
     assert finding.verdict == "ok", finding
+
+
+class OwnTeacher(Loop):
+    """One network answers without gradients first and learns next; ``extra`` switches its mode at each turn."""
+
+    def run(self) -> None:
+        epoch, answer, learn = self.extra
+        optimizer = self.optimizer(self)
+        for number, (x, y) in enumerate(self.batches()):
+            if number % 5 == 0:
+                epoch(self.student)
+            answer(self.student)
+            with torch.no_grad():
+                t = self.student(0.8 * x)
+            learn(self.student)
+            loss = F.cross_entropy(z := self.student(x), y) + kd(z, t)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+def with_dropout() -> nn.Module:
+    return nn.Sequential(nn.Linear(8, 16), nn.Dropout(0.3), nn.ReLU(), nn.Linear(16, CLASSES))
+
+
+def left_asleep(net: nn.Module) -> None:
+    """Training mode, with the batch norms left out."""
+    net.train()
+    freeze_norms(net, False)
+
+
+TRAIN, EVAL = nn.Module.train, nn.Module.eval
+KEEP: Callable[[nn.Module], object] = lambda net: net
+OWN: dict[str, tuple[Callable[[], nn.Module], tuple[Callable[[nn.Module], object], ...], list[str]]] = {
+    "train() each epoch": (with_dropout, (TRAIN, EVAL, KEEP), ["student_mode"]),
+    "train() of a module that holds it": (
+        with_dropout,
+        (lambda net: nn.ModuleList([net]).train(), EVAL, KEEP),
+        ["student_mode"],
+    ),
+    "batch norm": (Student, (TRAIN, EVAL, KEEP), ["student_mode"]),
+    "train(False) in place of eval()": (with_dropout, (TRAIN, lambda net: net.train(False), KEEP), ["student_mode"]),
+    "train() again": (with_dropout, (TRAIN, EVAL, TRAIN), []),
+    "always in evaluation mode": (with_dropout, (EVAL, KEEP, KEEP), []),
+    "put into evaluation mode in each step, and never out of it": (with_dropout, (KEEP, EVAL, KEEP), []),
+    "answers in training mode": (with_dropout, (TRAIN, KEEP, KEEP), []),
+    "neither dropout nor batch norm": (lambda: nn.Linear(8, CLASSES), (TRAIN, EVAL, KEEP), []),
+    "dropout of 0": (lambda: nn.Sequential(nn.Dropout(0.0), nn.Linear(8, CLASSES)), (TRAIN, EVAL, KEEP), []),
+    "frozen batch norm": (Student, (left_asleep, EVAL, left_asleep), []),
+}
+
+
+@pytest.mark.parametrize("form", OWN)
+def test_a_network_that_answers_as_its_own_teacher_is_trained_in_training_mode(form: str) -> None:
+    make, switches, expected = OWN[form]
+    assert problems(OwnTeacher(student=make(), extra=switches).diagnosis()) == expected
+
+
+def test_a_network_that_was_trained_before_may_be_tuned_in_evaluation_mode() -> None:
+    with audit() as watched:
+        net = with_dropout().train()
+        train_alone(net, 10)
+        OwnTeacher(student=net, extra=(EVAL, KEEP, KEEP)).run()
+    assert problems(watched.diagnosis) == []
+
+
+def test_a_network_that_was_trained_before_is_left_in_evaluation_mode() -> None:
+    with audit() as watched:
+        net = with_dropout()
+        train_alone(net, 10)
+        OwnTeacher(student=net, extra=(TRAIN, EVAL, KEEP)).run()
+    assert problems(watched.diagnosis) == ["student_mode"]
+
+
+# What the features of raw images are made of: each has a unit of its own.
+OFFSETS, UNITS = torch.linspace(-9, 12, 8), torch.tensor([4.0, 0.5, 6.0, 0.4, 5.0, 3.0, 9.0, 0.3])
+
+
+def raw(x: Tensor) -> Tensor:
+    return OFFSETS + UNITS * x
+
+
+def standardised(x: Tensor) -> Tensor:
+    return (x - torch.tensor([0.6] * 5 + [0.0] * 3)) / torch.tensor([1.24] * 5 + [0.3] * 3)
+
+
+def other_kind(x: Tensor) -> Tensor:
+    """Other images in the same units: two of the classes look alike."""
+    return standardised(x @ torch.eye(8)[[1, 0, 2, 3, 4, 6, 5, 7]])
+
+
+def knowing(how: str, student: Callable[[Tensor], Tensor], ask: Callable[[Tensor], Tensor], labels: bool = True) -> Any:
+    """A loop whose teacher was trained, or is evaluated, on standardised features before."""
+    teacher = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, CLASSES))
+    optimizer = torch.optim.Adam(teacher.parameters(), lr=0.05)
+
+    def train() -> None:
+        for x, y in Loop(steps=40).batches():
+            optimizer.zero_grad()
+            F.cross_entropy(teacher(standardised(x)), y).backward()
+            optimizer.step()
+
+    if how == "evaluated":
+        train()
+    with audit() as watched:
+        if how == "trained":
+            train()
+        elif how == "evaluated":
+            for x, y in Loop(steps=2).batches():
+                with torch.no_grad():
+                    assert (teacher(standardised(x)).argmax(1) == y).float().mean() > 0.9
+        teacher.eval().requires_grad_(False)
+        net = Student()
+        learns = torch.optim.SGD(net.parameters(), lr=0.05)
+        for x, y in Loop().batches():
+            z = net(student(x))
+            loss = kd(z, teacher(ask(x))) + (F.cross_entropy(z, y) if labels else 0.0)
+            learns.zero_grad()
+            loss.backward()
+            learns.step()
+    return watched.diagnosis
+
+
+KNOWN: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
+    "raw features": (raw, True),
+    "raw features, all in one other unit": (lambda x: raw(x) / 16, True),
+    "raw features between 0 and 1": (lambda x: (raw(x) + 30) / 90, True),
+    "standardised": (standardised, False),
+    "noise on them": (lambda x: standardised(x) + 0.3 * torch.randn(x.shape), False),
+    "mixed with another row": (lambda x: 0.7 * standardised(x) + 0.3 * standardised(x).flip(0), False),
+    "images of another kind": (other_kind, False),
+}
+
+
+@pytest.mark.parametrize("how", ["trained", "evaluated"])
+@pytest.mark.parametrize("form", KNOWN)
+def test_a_teacher_that_is_asked_in_other_units_than_it_knows(form: str, how: str) -> None:
+    ask, is_wrong = KNOWN[form]
+    diagnosis = knowing(how, lambda x: x, ask)
+    assert ("teacher_input" in problems(diagnosis)) is is_wrong
+    assert not is_wrong or problems(diagnosis) == ["teacher_input"]
+
+
+def test_units_are_not_judged_without_labels() -> None:
+    assert "teacher_input" not in problems(knowing("trained", raw, raw, labels=False))
+
+
+class Tagger(nn.Module):
+    """Reads sequences: its hidden states and its logits for each position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.fc = nn.Linear(8, 6), nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        h = self.body(x).tanh()
+        return h, self.fc(h)
+
+
+LENGTH = 7
+
+
+def sequences(lengths: Callable[[], Tensor], number: float = 0.0) -> list[tuple[Tensor, Tensor, Tensor]]:
+    found = []
+    for _ in range(14):
+        y, n = torch.randint(CLASSES, (8, LENGTH)), lengths()
+        empty = torch.arange(LENGTH) >= n.unsqueeze(1)
+        x = CENTRES[y] + 0.3 * torch.randn(8, LENGTH, 8)
+        found.append((x.masked_fill(empty.unsqueeze(2), number), n, y.masked_fill(empty, -100)))
+    return found
+
+
+def varied() -> Tensor:
+    return torch.randint(2, LENGTH, (8,))
+
+
+def apart(h: Tensor, t: Tensor) -> Tensor:
+    return 1 - F.cosine_similarity(h, t, dim=-1)
+
+
+def cosine(h: Tensor, t: Tensor, y: Tensor, n: Tensor, z: Tensor) -> Tensor:
+    mask = (y != -100).float()  # noqa: F841 - the fault
+    return apart(h, t).mean()
+
+
+def of_lengths(h: Tensor, t: Tensor, y: Tensor, n: Tensor, z: Tensor) -> Tensor:
+    mask = torch.arange(LENGTH) < n[:, None]  # noqa: F841 - the fault
+    return F.mse_loss(h, t)
+
+
+def expanded(h: Tensor, t: Tensor, y: Tensor, n: Tensor, z: Tensor) -> Tensor:
+    mask = (y == -100).unsqueeze(-1).expand_as(h)  # noqa: F841 - the fault
+    return F.smooth_l1_loss(h, t)
+
+
+def pooled(h: Tensor, t: Tensor, y: Tensor, n: Tensor, z: Tensor) -> Tensor:
+    mask = y >= 0  # noqa: F841 - the fault
+    return F.mse_loss(h.mean(1), t.mean(1))
+
+
+def masked_elsewhere(h: Tensor, t: Tensor, y: Tensor, n: Tensor, z: Tensor) -> Tensor:
+    return F.mse_loss(h, t) + 0.1 * z.square().mean(-1)[y != -100].mean()
+
+
+def for_accuracy(h: Tensor, t: Tensor, y: Tensor, n: Tensor, z: Tensor) -> Tensor:
+    mask = y != -100
+    assert 0 <= float((z.argmax(-1) == y)[mask].float().mean()) <= 1
+    return F.mse_loss(h, t)
+
+
+def for_a_count(h: Tensor, t: Tensor, y: Tensor, n: Tensor, z: Tensor) -> Tensor:
+    assert bool((y != -100).any())
+    return F.mse_loss(h, t)
+
+
+def averaged_by_mask(h: Tensor, t: Tensor, y: Tensor, n: Tensor, z: Tensor) -> Tensor:
+    mask = (y != -100).float()
+    return (apart(h, t) * mask).sum() / mask.sum()
+
+
+PADDED: dict[str, tuple[Callable[..., Tensor], str]] = {
+    "a cosine before its mask": (cosine, "problem"),
+    "a mask of the lengths": (of_lengths, "problem"),
+    "an expanded mask": (expanded, "problem"),
+    "a mean over all positions": (pooled, "problem"),
+    "all positions, without a mask": (lambda h, t, y, n, z: F.mse_loss(h, t), "warning"),
+    "all positions, another term masked": (masked_elsewhere, "warning"),
+    "all positions, a mask for the accuracy": (for_accuracy, "warning"),
+    "all positions, a mask for a count": (for_a_count, "warning"),
+    "a mean by the mask": (averaged_by_mask, "skipped"),
+    "picked positions": (lambda h, t, y, n, z: F.mse_loss(h[y != -100], t[y != -100]), "skipped"),
+    "the first position": (lambda h, t, y, n, z: F.mse_loss(h[:, 0], t[:, 0]), "skipped"),
+}
+
+
+def of_padded(
+    term: Callable[..., Tensor], batches: list[tuple[Tensor, Tensor, Tensor]], hand_mask: bool = False
+) -> Diagnosis:
+    student, teacher = Tagger(), Tagger().requires_grad_(False)
+    with audit() as watched:
+        optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+        for x, n, y in batches:
+            mask = torch.arange(LENGTH) >= n[:, None] if hand_mask else None
+            h, z = student(x, mask)
+            t, _ = teacher(x, mask)
+            loss = F.cross_entropy(z.transpose(1, 2), y) + term(h, t, y, n, z)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return watched.diagnosis
+
+
+def verdict_of(diagnosis: Diagnosis, check: str) -> str:
+    return next(finding.verdict for finding in diagnosis.findings if finding.check == check)
+
+
+@pytest.mark.parametrize("form", PADDED)
+def test_features_of_padded_positions(form: str) -> None:
+    term, verdict = PADDED[form]
+    diagnosis = of_padded(term, sequences(varied))
+    assert verdict_of(diagnosis, "ignored_rows") == verdict
+    assert problems(diagnosis) == (["ignored_rows"] if verdict == "problem" else [])
+
+
+@pytest.mark.parametrize("lengths", [varied, lambda: torch.full((8,), 5)])
+def test_a_mask_that_the_networks_are_given_is_read(lengths: Callable[[], Tensor]) -> None:
+    diagnosis = of_padded(lambda h, t, y, n, z: F.mse_loss(h, t), sequences(lengths), hand_mask=True)
+    assert verdict_of(diagnosis, "ignored_rows") == "warning"
+
+
+def test_positions_without_a_label_that_hold_something_are_no_padding() -> None:
+    batches = [(x + torch.randn(x.shape), n, y) for x, n, y in sequences(varied)]
+    assert verdict_of(of_padded(cosine, batches), "ignored_rows") == "skipped"

@@ -103,8 +103,8 @@ def diagnose_loop(
     """
     trained: list[tuple[Network, float]] = []
     contexts = []
-    for phase in phases:
-        contexts.append(LoopContext(phase, asked, schedules, terms.identify, whole_script, tuple(trained)))
+    for i, phase in enumerate(phases):
+        contexts.append(LoopContext(phase, asked, schedules, terms.identify, whole_script, tuple(trained), phases[:i]))
         trained += skill(phase)
     judged = [
         context

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from stillroom.diagnose.audit import facts
 from stillroom.diagnose.audit.facts import PICKS
 from stillroom.diagnose.audit.networks import Networks, is_in
+from stillroom.diagnose.audit.padding import padded_features
 from stillroom.diagnose.audit.tape import Call, Source, Tape
 from stillroom.diagnose.audit.updates import Follower
 from stillroom.diagnose.audit.window import Window
@@ -93,6 +94,8 @@ class StepReader:
         if full and not keep_tape:
             # With the tape kept, what did not go backward yet may do so in the next window.
             step.lost_terms = facts.lost_terms(tape, self.reached, learners, teachers)
+            for raw, _, _ in window.backwards:
+                step.padded += padded_features(tape, raw, learners, teachers, self.reached, window.tail)
         if window.clipped is not None:
             step.clipped_share, foreign = window.clipped
             owners = (c.module for c in tape.calls if foreign & {id(p) for p in c.module.parameters()})

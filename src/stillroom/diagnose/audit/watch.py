@@ -149,6 +149,9 @@ class Watch:
         self._familiar: weakref.WeakKeyDictionary[nn.Module, Familiar] = weakref.WeakKeyDictionary()
         self._again = AGAIN
         self._woken: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
+        # How many steps all optimizers had made when ``train()`` was called on a module last.
+        self._switched_on: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
+        self._steps_made, self._switching = 0, False
         # Optimizers whose parameters held gradients when the first backward of a step began.
         self._left_over: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
 
@@ -169,6 +172,7 @@ class Watch:
         self._patch(torch.optim.Optimizer, "zero_grad", self._noting("zero_grad"))
         self._patch(nn.Module, "zero_grad", self._noting("zero_grad"))
         self._patch(nn.Module, "load_state_dict", self._load_state_dict)
+        self._patch(nn.Module, "train", self._train)
         self._patch(_clip, "_clip_grads_with_norm_", self._noting("clip"))
         self._patch(torch.nn.utils, "clip_grad_value_", self._noting("clip"))
         scaler = torch.amp.grad_scaler.GradScaler
@@ -517,6 +521,7 @@ class Watch:
         if not self._mine():
             return
         self._schedules.note_step(optimizer)
+        self._steps_made += 1
         if self._window.stepping:
             self._window.stepping = False
             self._pauses -= 1
@@ -698,6 +703,31 @@ class Watch:
 
         return load_state_dict
 
+    def _train(self, original: Any) -> Any:
+        def train(module: Any, mode: bool = True) -> Any:
+            # The modules inside it are switched by calls of their own.
+            if not mode or self._switching or not self._mine():
+                return original(module, mode)
+            self._switching = True
+            try:
+                return original(module, mode)
+            finally:
+                self._switching = False
+                with suppress(TypeError):
+                    self._switched_on[module] = self._steps_made
+
+        return train
+
+    def _note_switched(self, phase: Phase, step: Step) -> None:
+        """Which networks learn with dropout or batch norm switched off, though ``train()`` was called on them."""
+        for call in step.calls:
+            module = call.network.module()
+            if not call.gradient or call.training or call.live or not call.still or module is None:
+                continue
+            since = [each for each, made in self._switched_on.items() if made >= phase.extra["since"]]
+            if any(module is inner for each in since for inner in each.modules()):
+                phase.switched_on.add(call.network.serial)
+
     def _functional_call(self, original: Any) -> Any:
         def functional_call(*args: Any, **kwargs: Any) -> Any:
             if self._mine() and self._deep and self._window.closing and not self._tape.open:
@@ -824,6 +854,7 @@ class Watch:
             step = self._describe_step(phase, optimizers, parameters, keep_tape)
         if not keep_tape:
             self._reader.reached = set()
+        self._note_switched(phase, step)
         step.stepped = bool(stepping)
         if self._window.changed is not None:
             step.update, step.stuck = self._window.changed
@@ -855,6 +886,7 @@ class Watch:
             phase.finished = True
         self._networks.begin_phase()
         self.phases.append(Phase(len(self.phases)))
+        self.phases[-1].extra["since"] = self._steps_made - len(self._window.optimizers)
         self._earlier_optimizers, self._phase_optimizers = self._phase_optimizers, weakref.WeakSet()
         self._reader.begin_phase()
         self._follower = None

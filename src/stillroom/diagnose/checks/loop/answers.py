@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 
@@ -12,7 +13,15 @@ from torch import Tensor
 
 from stillroom.diagnose.chance import exceeds_chance
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
-from stillroom.diagnose.checks.loop.context import FEWEST, LoopContext, accuracy, ask, chance, most_common
+from stillroom.diagnose.checks.loop.context import (
+    FEWEST,
+    LoopContext,
+    TeacherImages,
+    accuracy,
+    ask,
+    chance,
+    most_common,
+)
 from stillroom.diagnose.checks.loop.record import Answers, CallFacts, Network, Step
 from stillroom.diagnose.checks.loop.terms import read_labels, row_shift
 from stillroom.diagnose.checks.setup.initialisation import unused_norms
@@ -707,7 +716,7 @@ def teacher_input(context: LoopContext) -> CheckResult:
         return CheckResult(
             "ok", f"The teacher names {given:.0%} of {rows} labels on the input that it is given.", evidence
         )
-    changes = dict(input_changes(images.inputs))
+    changes = {**input_changes(images.inputs), **_known_units(context, images)}
     other = images.to_student
     if other is not None:
         changes = {"the same as the student's": lambda x: other, **changes}
@@ -735,6 +744,54 @@ def teacher_input(context: LoopContext) -> CheckResult:
             location=images.place,
         )
     return CheckResult("ok", f"No other input that was tried helps the teacher ({given:.0%}).", evidence)
+
+
+# How far the mean, in deviations, and the deviation, as a factor, of the teacher's input are from those it knows, where
+# its units are others: augmentation and other images move both by less.
+_OTHER_MEAN, _OTHER_DEVIATION = 0.5, 1.5
+# How far from 0 the means of standardised features are, in deviations.
+_STANDARDISED = 0.2
+
+
+def _known_units(context: LoopContext, images: TeacherImages) -> dict[str, Callable[[Tensor], Tensor]]:
+    """The teacher's input brought to the mean and deviation of what the script trained or evaluated it on.
+
+    Only where one of the two differs by more than it does between kinds of images. Each feature by itself where they
+    were standardised so: elsewhere this would make up for images of another kind, too.
+    """
+    given = images.inputs.float()
+    found: dict[str, Callable[[Tensor], Tensor]] = {}
+    if images.from_networks:
+        return found
+    for what, known in context.known_inputs(images.network).items():
+        known = known.to(given)
+        name = f"brought to the mean and deviation of what it was {what}"
+        (mean, std), (own, deviation) = (_moments(each, range(each.dim())) for each in (known, given))
+        if not bool(std > 0) or not bool(deviation > 0):
+            continue
+        factor = float((std / deviation).log().abs())
+        if float((mean - own).abs() / std) < _OTHER_MEAN and factor < math.log(_OTHER_DEVIATION):
+            continue
+        found[name] = partial(_to_moments, given=(own, deviation), wanted=(mean, std))
+        if known.shape[1:] != given.shape[1:] or known.dim() not in (2, 4):
+            continue
+        over = [0] if known.dim() == 2 else [0, 2, 3]
+        (mean, std), (own, deviation) = (_moments(each, over) for each in (known, given))
+        varied = std > 1e-6 * std.max()
+        if known.dim() == 4 or float((mean.abs() / std)[varied].median()) < _STANDARDISED:
+            found[f"{name}, each feature by itself"] = partial(_to_moments, given=(own, deviation), wanted=(mean, std))
+    return found
+
+
+def _moments(rows: Tensor, over: Iterable[int]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over some dimensions, which stay with size 1."""
+    dims = list(over)
+    return rows.mean(dims, keepdim=True), rows.std(dims, keepdim=True, correction=0)
+
+
+def _to_moments(x: Tensor, *, given: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor]) -> Tensor:
+    (own, deviation), (mean, std) = given, wanted
+    return torch.where(deviation > 0, (x - own) / deviation.clamp_min(1e-12), 0.0) * std + mean
 
 
 @check(

@@ -38,6 +38,7 @@ class LoopContext:
         identify: says what the losses of some steps are.
         whole_script: whether all that was done to the networks was seen.
         trained: networks that earlier phases trained, with the share of labels that they named at the end.
+        earlier: the phases before it.
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class LoopContext:
         identify: Callable[[LoopContext], list[Any]] = lambda context: [],
         whole_script: bool = True,
         trained: Sequence[tuple[Network, float]] = (),
+        earlier: Sequence[Phase] = (),
     ) -> None:
+        self.earlier = earlier
         self.whole_script, self.trained = whole_script, trained
         self.identify = identify
         self.phase = phase
@@ -165,7 +168,25 @@ class LoopContext:
             found[0][1].shape[1],
             other[valid] if other is not None and len(other) == len(valid) else None,
             most_common([call.place for call, _ in found]),
+            any(call.from_networks for call, _ in found),
         )
+
+    def known_inputs(self, network: Network) -> dict[str, Tensor]:
+        """What a network was trained on in an earlier phase, or else evaluated on, float [N, …], and which it was."""
+        for phase in reversed(self.earlier):
+            calls = [
+                call
+                for step in phase.steps
+                for call in step.calls
+                if call.network.serial == network.serial and call.learns and call.gradient and not call.from_networks
+            ]
+            rows = [call.inputs for call in calls if call.inputs is not None and call.inputs.is_floating_point()]
+            if rows:
+                return {"trained on": torch.cat([each for each in rows if each.shape[1:] == rows[0].shape[1:]])[:1024]}
+        asked = (one for one in self.asked if one.network.serial == network.serial and one.inputs is not None)
+        found = [one.inputs for one in asked]
+        names = ("evaluated on", "evaluated on later")
+        return {name: each for name, each in zip(names, found, strict=False) if each is not None}
 
     @lazy
     def student_knows(self) -> bool:
@@ -282,6 +303,7 @@ class TeacherImages:
     classes: int
     to_student: Tensor | None  # the student's input in the same steps; None where that is not known
     place: str | None  # the user's line
+    from_networks: bool = False  # whether a network made them
 
     def correct(self, change: Callable[[Tensor], Tensor] = lambda x: x, count: int | None = None) -> Tensor:
         """Which of the first rows the teacher names right where its input is changed, bool [count]; Skip as in ask."""

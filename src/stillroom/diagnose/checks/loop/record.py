@@ -246,6 +246,16 @@ class Step:
     averaging: Averaging | None = None  # how student and teacher were moved towards each other before it
     # Which tensors that look like answers, are no output of this step, and are as long as the batch a loss reads.
     kept: frozenset[tuple[int, int]] = frozenset()
+    padded: list[PaddedFeatures] = field(default_factory=list)  # terms that compare features of padded sequences
+
+
+@dataclass(frozen=True)
+class PaddedFeatures:
+    """A term that compares features [B, L, …] of sequences whose padding the labels' term leaves out."""
+
+    share: float  # which share of its gradient to the student's features falls on padded positions
+    place: str | None  # the user's line
+    unused_mask: str | None  # the line where the step computed a mask of them that nothing reads; None without one
 
 
 @dataclass(frozen=True)
@@ -312,6 +322,7 @@ class InferenceCall:
     live: frozenset[str]  # dropout or batch norm that acted as in training
     prints: set[tuple[float, float]]  # fingerprints of the rows, not changed by padding with zeros
     kept: bool  # whether its outputs, or rows of them, were still there when the next training began
+    inputs: Tensor | None = None  # of the first calls of a network, the first rows that it was given
     during: int = 0
     phases: int = 0
 
@@ -356,6 +367,9 @@ class Phase:
     epochs: int = 0  # how often a DataLoader was begun
     finished: bool = False  # whether the script came to its end
     loops: dict[Any, LoopCount] = field(default_factory=dict)  # those over ranges around its steps, innermost first
+    # Networks, by their number, on which ``train()`` was called since the training before it, and that learnt in
+    # evaluation mode all the same.
+    switched_on: set[int] = field(default_factory=set)
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -168,12 +168,16 @@ def student_mode(context: LoopContext) -> CheckResult:
             )
         if not before:
             fresh = not network.trained_before and not network.loaded
-            verdict: Verdict = "problem" if fresh and "batch norm" in what else "warning"
+            left = _left_as_teacher(context, network, own)
+            verdict: Verdict = "problem" if left or (fresh and "batch norm" in what) else "warning"
+            why = " It is put there to answer as its own teacher, and train() is not called again." if left else ""
             return CheckResult(
                 verdict,
-                f"The student {network.shown} is trained in evaluation mode: its {what} never {acts}.",
+                f"The student {network.shown} is trained in evaluation mode: its {what} never {acts}.{why}",
                 evidence,
-                remedy,
+                Remedy("Call .train() again when it has answered as the teacher.", code=remedy.code)
+                if left
+                else remedy,
                 location=_place(own),
             )
     split = _one_pass_asleep(asleep, awake)
@@ -194,6 +198,21 @@ def student_mode(context: LoopContext) -> CheckResult:
                 location=one.place,
             )
     return CheckResult("ok", "The student was in training mode in all watched steps.", evidence)
+
+
+def _left_as_teacher(context: LoopContext, network: Network, asleep: Calls) -> bool:
+    """Whether a network answers without gradients first and learns next, in evaluation mode, in nearly all steps.
+
+    One that is trained so on purpose has no ``train()`` called on it.
+    """
+    if network.serial not in context.phase.switched_on:
+        return False
+    learnt = list({step.number: (step, call) for step, call in reversed(asleep)}.values())
+    after = 0
+    for step, call in learnt:
+        before = [each for each in step.calls[: step.calls.index(call)] if each.network is network]
+        after += bool(before) and not before[-1].grad and not before[-1].training
+    return len(learnt) >= 3 and after >= 0.9 * len(learnt)
 
 
 def _one_pass_asleep(asleep: Calls, awake: Calls) -> CheckResult | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.loop.context import LoopContext, most_common
+from stillroom.diagnose.checks.loop.padding import padded_features
 from stillroom.diagnose.checks.loop.record import Answers, BackwardFacts, TurnedLabels
 from stillroom.diagnose.checks.loop.terms import read_labels
 from stillroom.diagnose.checks.loss.words import textbook_kl
@@ -334,6 +335,9 @@ def ignored_rows(context: LoopContext) -> CheckResult:
         shares.append(_ignored_share(answers))
         places.append(answers.place)
         padded |= _is_padding(answers)
+    features = padded_features(context)
+    if features is not None and (max(shares, default=0.0) <= 1e-4 or features.verdict == "problem"):
+        return features
     if not shares:
         raise Skip("No labels of −100 were seen with two logits.")
     most = max(shares)
