@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -2224,24 +2225,48 @@ def left_asleep(net: nn.Module) -> None:
     freeze_norms(net, False)
 
 
-TRAIN, EVAL = nn.Module.train, nn.Module.eval
-KEEP: Callable[[nn.Module], object] = lambda net: net
+def wake_up(net: nn.Module) -> None:
+    net.train()
+
+
+def fall_asleep(net: nn.Module) -> None:
+    net.eval()
+
+
+@cache
+def holder(net: nn.Module) -> nn.Module:
+    """A module that holds a network, and lives on."""
+    return nn.ModuleList([net])
+
+
+def as_it_is(net: nn.Module) -> None:
+    """Leave its mode as it is."""
+
+
 OWN: dict[str, tuple[Callable[[], nn.Module], tuple[Callable[[nn.Module], object], ...], list[str]]] = {
-    "train() each epoch": (with_dropout, (TRAIN, EVAL, KEEP), ["student_mode"]),
+    "train() each epoch": (with_dropout, (wake_up, fall_asleep, as_it_is), ["student_mode"]),
     "train() of a module that holds it": (
         with_dropout,
-        (lambda net: nn.ModuleList([net]).train(), EVAL, KEEP),
+        (lambda net: holder(net).train(), fall_asleep, as_it_is),
         ["student_mode"],
     ),
-    "batch norm": (Student, (TRAIN, EVAL, KEEP), ["student_mode"]),
-    "train(False) in place of eval()": (with_dropout, (TRAIN, lambda net: net.train(False), KEEP), ["student_mode"]),
-    "train() again": (with_dropout, (TRAIN, EVAL, TRAIN), []),
-    "always in evaluation mode": (with_dropout, (EVAL, KEEP, KEEP), []),
-    "put into evaluation mode in each step, and never out of it": (with_dropout, (KEEP, EVAL, KEEP), []),
-    "answers in training mode": (with_dropout, (TRAIN, KEEP, KEEP), []),
-    "neither dropout nor batch norm": (lambda: nn.Linear(8, CLASSES), (TRAIN, EVAL, KEEP), []),
-    "dropout of 0": (lambda: nn.Sequential(nn.Dropout(0.0), nn.Linear(8, CLASSES)), (TRAIN, EVAL, KEEP), []),
-    "frozen batch norm": (Student, (left_asleep, EVAL, left_asleep), []),
+    "batch norm": (Student, (wake_up, fall_asleep, as_it_is), ["student_mode"]),
+    "train(False) in place of eval()": (
+        with_dropout,
+        (wake_up, lambda net: net.train(False), as_it_is),
+        ["student_mode"],
+    ),
+    "train() again": (with_dropout, (wake_up, fall_asleep, wake_up), []),
+    "always in evaluation mode": (with_dropout, (fall_asleep, as_it_is, as_it_is), []),
+    "put into evaluation mode in each step, and never out of it": (with_dropout, (as_it_is, fall_asleep, as_it_is), []),
+    "answers in training mode": (with_dropout, (wake_up, as_it_is, as_it_is), []),
+    "neither dropout nor batch norm": (lambda: nn.Linear(8, CLASSES), (wake_up, fall_asleep, as_it_is), []),
+    "dropout of 0": (
+        lambda: nn.Sequential(nn.Dropout(0.0), nn.Linear(8, CLASSES)),
+        (wake_up, fall_asleep, as_it_is),
+        [],
+    ),
+    "frozen batch norm": (Student, (left_asleep, fall_asleep, left_asleep), []),
 }
 
 
@@ -2255,7 +2280,7 @@ def test_a_network_that_was_trained_before_may_be_tuned_in_evaluation_mode() -> 
     with audit() as watched:
         net = with_dropout().train()
         train_alone(net, 10)
-        OwnTeacher(student=net, extra=(EVAL, KEEP, KEEP)).run()
+        OwnTeacher(student=net, extra=(fall_asleep, as_it_is, as_it_is)).run()
     assert problems(watched.diagnosis) == []
 
 
@@ -2263,7 +2288,7 @@ def test_a_network_that_was_trained_before_is_left_in_evaluation_mode() -> None:
     with audit() as watched:
         net = with_dropout()
         train_alone(net, 10)
-        OwnTeacher(student=net, extra=(TRAIN, EVAL, KEEP)).run()
+        OwnTeacher(student=net, extra=(wake_up, fall_asleep, as_it_is)).run()
     assert problems(watched.diagnosis) == ["student_mode"]
 
 

@@ -10,6 +10,8 @@ from stillroom.diagnose.audit.tape import OF_CLASSES, Node, Source, Tape, replay
 from stillroom.diagnose.checks.loop.record import PaddedFeatures
 
 IGNORED = -100
+# What takes another tensor for its form or its type alone.
+_FORMS = frozenset(("expand_as", "view_as", "reshape_as", "type_as", "to"))
 
 
 def padded_features(
@@ -138,9 +140,11 @@ def _is_used(tape: Tape, index: int, numbers: int, reached: set[int]) -> bool:
     made = {index}
     for later in range(index + 1, len(tape.nodes)):
         node = tape.nodes[later]
-        if any(origin is not None and origin[0] in made for origin in node.origins):
+        others = [t for t, o in zip(node.inputs, node.origins, strict=True) if o is None or o[0] not in made]
+        if len(others) < len(node.inputs):
             picks = node.outputs[0].numel() < numbers
-            if later in reached or node.call is not None or picks or tape.networks(node.sources):
+            meets = node.name not in _FORMS and any(tape.networks(tape.bits(each)[0]) for each in others)
+            if later in reached or node.call is not None or picks or meets:
                 return True
             made.add(later)
     return False

@@ -709,6 +709,8 @@ def teacher_input(context: LoopContext) -> CheckResult:
     if context.follows_student:
         raise Skip("The teacher follows the student: it is not yet what it will be.")
     images = context.teacher_images
+    if images.network in context.students:
+        raise Skip("The teacher is the student itself: it is not yet what it will be.")
     right, rows = images.correct(), len(images.labels)
     given = float(right.float().mean())
     evidence: dict[str, object] = {"accuracy": given, "rows": rows}
