@@ -2491,3 +2491,11 @@ def test_a_mask_that_the_networks_are_given_is_read(lengths: Callable[[], Tensor
 def test_positions_without_a_label_that_hold_something_are_no_padding() -> None:
     batches = [(x + torch.randn(x.shape), n, y) for x, n, y in sequences(varied)]
     assert verdict_of(of_padded(cosine, batches), "ignored_rows") == "skipped"
+
+
+@pytest.mark.parametrize("hand_mask", [False, True])
+def test_prompts_without_labels_are_no_padding(hand_mask: bool) -> None:
+    batches = [
+        (x, n, y.index_fill(1, torch.arange(3), -100)) for x, n, y in sequences(lambda: torch.full((8,), LENGTH))
+    ]
+    assert verdict_of(of_padded(cosine, batches, hand_mask), "ignored_rows") == "skipped"

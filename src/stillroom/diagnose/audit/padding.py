@@ -80,10 +80,10 @@ def _is_padding(tape: Tape, student: Source, ignored: Tensor) -> bool:
         call = source.call
         if call is None or tape.networks(call.sources):
             continue
-        given = next((each for each in call.inputs if each.shape[:2] == ignored.shape), None)
-        if given is not None:
-            at = given.detach()[ignored]
-            return bool((at == at[:1]).all())
+        # A mask among them is constant where a prompt has no labels, too: all are asked.
+        rows = [each.detach()[ignored] for each in call.inputs if each.shape[:2] == ignored.shape]
+        if rows:
+            return all(bool((at == at[:1]).all()) for at in rows)
     return False
 
 
