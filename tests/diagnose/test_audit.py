@@ -1313,7 +1313,7 @@ def test_rows_chosen_by_their_class_in_place_of_its_probability(form: str) -> No
     assert problems(diagnosis) == (["ignored_rows"] if faulty else [])
 
 
-def apart(e: Tensor, epsilon: float) -> Tensor:
+def spread_apart(e: Tensor, epsilon: float) -> Tensor:
     """Distances between the rows of a batch; with an epsilon their gradient is finite."""
     d = ((e[None] - e[:, None]).square().sum(-1) + epsilon).sqrt()
     return d / d[~torch.eye(len(e), dtype=torch.bool)].mean().detach()
@@ -1326,7 +1326,7 @@ def test_a_gradient_that_is_not_finite_though_the_loss_is(
 ) -> None:
     loop = Loop(
         loss=lambda loop, z, t, y: (
-            F.cross_entropy(z, y) + kd(z, t) + F.smooth_l1_loss(apart(z, epsilon), apart(t, epsilon))
+            F.cross_entropy(z, y) + kd(z, t) + F.smooth_l1_loss(spread_apart(z, epsilon), spread_apart(t, epsilon))
         )
     )
     with audit() as watched:
