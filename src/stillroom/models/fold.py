@@ -101,11 +101,11 @@ def activate_in_place(model: nn.Module, example: Tensor, *, keep: Collection[str
     graph, copy = traced
     kept = {*keep, *_hooked(copy)}
     safe: dict[str, bool] = {}
-    names = {id(module): name for name, module in copy.named_modules()}
+    names = {module: name for name, module in copy.named_modules()}
     for node in graph.nodes:
-        if node.op == "call_module" and isinstance(copy.get_submodule(str(node.target)), _ACTIVATIONS):
-            name = names[id(copy.get_submodule(str(node.target)))]
-            safe[name] = safe.get(name, True) and _may_overwrite(copy, node, kept)
+        module = copy.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, _ACTIVATIONS):
+            safe[names[module]] = safe.get(names[module], True) and _may_overwrite(copy, node, kept)
     changed = [m for name, good in safe.items() if good and not (m := model.get_submodule(name)).inplace]
     before = _answer(model, example)
     for module in changed:
@@ -118,13 +118,13 @@ def activate_in_place(model: nn.Module, example: Tensor, *, keep: Collection[str
     return len(changed)
 
 
-def _may_overwrite(model: nn.Module, node: fx.Node, kept: Collection[str]) -> bool:
+def _may_overwrite(model: nn.Module, node: fx.Node, kept: set[str]) -> bool:
     """Whether what a call of an activation is given is its own to write over."""
     inside = _modules_around(node)
     given = node.args[0] if len(node.args) == 1 and not node.kwargs else None
     while isinstance(given, fx.Node) and len(given.users) == 1:
         # A kept module that holds the maker and not the activation gives this very tensor.
-        if any(name in _modules_around(given) and name not in inside for name in kept):
+        if kept & (_modules_around(given) - inside):
             return False
         if given.op == "call_function":
             return given.target in _SUMS

@@ -207,7 +207,7 @@ def term(
     reads = any(id(given) in labels for each in nodes for given in each.inputs)
     chosen = [each for each in nodes if each.name in OF_CLASSES and tape.chosen_classes(each) is not None]
     return Term(
-        place=str(node.place) if node is not None and node.place is not None else None,
+        place=node.where if node is not None else None,
         function=node.name if node is not None else "",
         weight=summand.weight,
         value=tensor.item() if tensor.numel() == 1 else None,
@@ -476,19 +476,15 @@ _ONE_HOT = frozenset(("one_hot", "scatter", "scatter_"))
 
 
 def _are_classes(tensor: Tensor, classes: int) -> bool:
+    return _lowest_class(tensor, classes) is not None
+
+
+def _lowest_class(tensor: Tensor, classes: int) -> int | None:
+    """The lowest of numbers of classes, below 0 where a row has none; None where they are something else."""
     if tensor.is_floating_point() or not tensor.numel():
-        return False
-    return _span_is_of_classes(_span(tensor), classes)
-
-
-def _span(tensor: Tensor) -> tuple[int, int]:
-    low, high = tensor.aminmax()
-    return int(low.item()), int(high.item())
-
-
-def _span_is_of_classes(span: tuple[int, int], classes: int) -> bool:
-    low, high = span
-    return 0 <= high < classes and low >= -100
+        return None
+    low, high = (int(each.item()) for each in tensor.aminmax())
+    return low if 0 <= high < classes and low >= -100 else None
 
 
 def _class_dim(tensor: Tensor) -> int | None:
@@ -581,7 +577,7 @@ def answers(
             stored=teacher is not None and teacher.call is None,
             shape=tuple(student.tensor.shape),
             loss=loss,
-            place=str(common.place) if common is not None and common.place is not None else None,
+            place=common.where if common is not None else None,
             class_dim=dim,
             ignored=_ignored(labels, student.tensor.shape, dim),
             teacher_terms=_comparing(tape, parts, both) if teacher is not None and as_function else [],
@@ -614,7 +610,7 @@ def _narrower(nodes: Iterable[Node], student: Tensor, outputs: Iterable[Source])
             count = part.shape[1]
             for first in range(student.shape[1] - count + 1):
                 if torch.equal(student.detach()[:, first : first + count], part.detach()):
-                    where = str(node.place) if node.place else None
+                    where = node.where
                     return NarrowTeacher(teacher.detach()[:ROWS].float().clone(), first, where)
     return None
 
@@ -739,12 +735,10 @@ class Described:
             teacher = Source("constant", tensor, earlier=tape.networks(tape.bits(tensor)[0]))
         handed = tape.nodes[self.labels[0]].inputs[self.labels[1]]
         dim, classes = known.class_dim, student.tensor.shape[known.class_dim]
-        if handed.is_floating_point() or not handed.numel():
+        low = _lowest_class(handed, classes)
+        if low is None:
             return None
-        span = _span(handed)
-        if not _span_is_of_classes(span, classes):
-            return None
-        labels, turned = _named_classes(tape, handed, classes, span[0])
+        labels, turned = _named_classes(tape, handed, classes, low)
         again = _like(
             known,
             student=first_rows(student.tensor, dim),
@@ -755,7 +749,7 @@ class Described:
             student_call=None,
             teacher_call=None,
             teacher_origin=(),
-            ignored=_ignored(labels, known.shape, dim) if span[0] < 0 or turned is not None else None,
+            ignored=_ignored(labels, known.shape, dim) if low < 0 or turned is not None else None,
             teacher_terms=[],
             turned=turned,
             narrower=None,
@@ -840,7 +834,7 @@ def _changed_store(nodes: Sequence[Node], teacher: Source) -> str | None:
             given = node.inputs[0]
             larger = given.untyped_storage().nbytes() > given.numel() * given.element_size()
             if larger and given.untyped_storage().data_ptr() == store:
-                return str(node.place) if node.place else None
+                return node.where
     return None
 
 
@@ -858,27 +852,30 @@ def labelled(tape: Tape, raw: Raw, learners: int) -> tuple[Call, Tensor] | None:
 
 def adds_constant(tape: Tape, loss: Tensor) -> bool:
     """Whether a number that is computed outside torch, or from no network, is one of a loss's summands."""
-    for index in tape.ancestors(loss):
-        node = tape.nodes[index]
-        if node.name in ("add", "add_", "__radd__", "__iadd__") and node.outputs[0].dim() == 0:
-            for each in node.args[:2]:
-                plain = _number(each)
-                made = isinstance(each, Tensor) and tape.networks(tape.bits(each)[0])
-                if plain is not None and abs(plain) > 1e-3 and not made:
-                    return True
+    for node in _additions(tape, loss):
+        for each in node.args[:2]:
+            plain = _number(each)
+            made = isinstance(each, Tensor) and tape.networks(tape.bits(each)[0])
+            if plain is not None and abs(plain) > 1e-3 and not made:
+                return True
     return False
 
 
-def numbers_added(tape: Tape, loss: Tensor) -> float:
-    """The sum of what a loss adds that no network made: plain numbers, and tensors made of such."""
-    total = 0.0
-    for one in summands(tape, loss):
+def _additions(tape: Tape, loss: Tensor) -> Iterator[Node]:
+    """What a loss is added up by, one number each."""
+    for node in (tape.nodes[i] for i in tape.ancestors(loss)):
+        if node.name in ("add", "add_", "__radd__", "__iadd__") and node.outputs[0].dim() == 0:
+            yield node
+
+
+def numbers_added(tape: Tape, loss: Tensor, parts: Iterable[Summand]) -> float:
+    """The sum of what a loss adds that no network made: plain numbers, and of its summands those made of such."""
+    given = (each for node in _additions(tape, loss) for each in node.args[:2])
+    total = float(sum(each for each in given if isinstance(each, int | float)))
+    for one in parts:
         tensor = one.tensor
         if tensor.numel() == 1 and not tensor.requires_grad and not tape.networks(tape.bits(tensor)[0]):
             total += one.weight * float(tensor)
-    for node in (tape.nodes[i] for i in tape.ancestors(loss)):
-        if node.name in ("add", "add_", "__radd__", "__iadd__") and node.outputs[0].dim() == 0:
-            total += sum(float(each) for each in node.args[:2] if isinstance(each, int | float))
     return total
 
 
@@ -888,7 +885,7 @@ def numbers_read(tape: Tape, learners: int) -> tuple[tuple[float, str | None], .
     for index in sorted(tape.read):
         node = tape.nodes[index] if index < len(tape.nodes) else None
         if node is not None and node.call is None and node.gradient & learners and node.outputs[0].numel() == 1:
-            found.append((float(node.outputs[0].detach()), str(node.place) if node.place else None))
+            found.append((float(node.outputs[0].detach()), node.where))
     return tuple(found)
 
 
@@ -976,7 +973,7 @@ def oddities(tape: Tape, raw: Raw, learners: int, teachers: int) -> list[Oddity]
         sources, gradient = tape.bits(tensor)
         side = "student" if gradient & learners else "teacher" if sources & teachers else "none"
         if side != "none":
-            where = str(node.place) if node.place else None
+            where = node.where
             found.append(Oddity(kind, node.name, where, side))  # type: ignore[arg-type]
 
     # What the student's log-probabilities are computed from.
@@ -1126,6 +1123,7 @@ def _origin_networks(tape: Tape) -> Callable[[Tensor], tuple[Call, ...]]:
 _COMPARES = frozenset(each.format(name) for name in ("gt", "ge", "lt", "le") for each in ("{}", "__{}__"))
 _COMPARES |= {"greater", "greater_equal", "less", "less_equal"}
 _EXTREMES = frozenset(("max", "min", "topk", "sort"))
+_UNCHANGED = _PASSES | {"__getitem__", "detach"}
 
 
 def _compares_class_number(tape: Tape, node: Node) -> bool:
@@ -1134,7 +1132,7 @@ def _compares_class_number(tape: Tape, node: Node) -> bool:
     if number is None or not 0 < number < 1 or len(node.inputs) != 1 or node.inputs[0].is_floating_point():
         return False
     origin = node.origins[0]
-    while origin is not None and tape.nodes[origin[0]].name in _PASSES | {"__getitem__", "detach"}:
+    while origin is not None and tape.nodes[origin[0]].name in _UNCHANGED:
         origin = tape.nodes[origin[0]].origins[0]
     if origin is None:
         return False
@@ -1288,12 +1286,12 @@ def not_finite(tape: Tape, raw: Raw) -> tuple[str, str | None] | None:
         if node.call is not None:
             continue
         if any(each.is_floating_point() and bool(torch.isnan(each.detach()).any()) for each in node.outputs):
-            return node.name, str(node.place) if node.place else None
+            return node.name, node.where
     if raw.loss.numel() == 1 and not bool(torch.isfinite(raw.loss.detach())):
         return "the loss", raw.place
     for node in (tape.nodes[i] for i in raw.nodes):
         if node.call is None and node.outputs[0].requires_grad and _is_root_of_zero(node):
-            return f"the gradient of {node.name} at 0", str(node.place) if node.place else None
+            return f"the gradient of {node.name} at 0", node.where
     return None
 
 
@@ -1312,7 +1310,7 @@ def half_operations(tape: Tape, raw: Raw) -> list[tuple[str, str | None]]:
     """Logarithms, exponentials and divergences that a loss computed in float16 or bfloat16."""
     wanted = ("log", "exp", "softmax", "log_softmax", "kl_div", "cross_entropy", "div", "pow", "mse_loss")
     return [
-        (node.name, str(node.place) if node.place else None)
+        (node.name, node.where)
         for node in (tape.nodes[i] for i in raw.nodes)
         if node.call is None and node.name in wanted and node.outputs[0].dtype in _HALF
     ]
@@ -1329,7 +1327,7 @@ def vanished(tape: Tape, raw: Raw) -> list[tuple[float, str, str | None]]:
             for number in numbers:
                 if float(torch.tensor(number, dtype=node.outputs[0].dtype)) == 0.0:
                     dtype = str(node.outputs[0].dtype).removeprefix("torch.")
-                    found.append((number, dtype, str(node.place) if node.place else None))
+                    found.append((number, dtype, node.where))
     return found
 
 
@@ -1365,7 +1363,7 @@ def lost_terms(tape: Tape, reached: set[int], learners: int, teachers: int) -> l
                 weighted |= _meant_for_a_sum(tape, tape.nodes[later], learners, uses)
                 uses.add(later)
         if not uses & reached:
-            where = str(node.place) if node.place else None
+            where = node.where
             found.append(LostTerm(node.name, where, bool(node.sources & teachers), weighted, bool(uses & tape.read)))
     return found
 

@@ -53,7 +53,7 @@ def padded_features(
             share = _share(tape, one.tensor, tensor, ignored)
             if share is not None:
                 at = next((n for n in nodes if n.sources & teachers and tape.bits(tensor)[0] & n.sources), None)
-                place = str(at.place) if at is not None and at.place is not None else None
+                place = at.where if at is not None else None
                 found.append(PaddedFeatures(share, place, _unused_mask(tape, ignored, reached, end)))
     return found
 
@@ -119,7 +119,7 @@ def _unused_mask(tape: Tape, ignored: Tensor, reached: set[int], end: int | None
         if any(origin is not None and origin[0] in masks for origin in node.origins):
             continue
         if not _is_used(tape, index, ignored.numel(), reached):
-            return str(node.place) if node.place is not None else None
+            return node.where
     return None
 
 

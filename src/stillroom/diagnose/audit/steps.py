@@ -248,7 +248,7 @@ class StepReader:
             if node.call is None and node.name == "kl_div":
                 target, predicted = node.argument(1, "target"), node.inputs[0]
                 places = [(a, b) for a in networks(target) for b in networks(predicted) if a is not b]
-                pairs += [(a, b, str(node.place) if node.place else None) for a, b in places]
+                pairs += [(a, b, node.where) for a, b in places]
         both = {(a, b) for a, b, _ in pairs}
         return [(self._networks.of(a), place) for a, b, place in pairs if (b, a) not in both]
 
@@ -315,7 +315,8 @@ class StepReader:
         if key is not None and len(self._forms) < FORMS:
             self._forms.add(key)
         again = seen.again(tape) if seen is not None and not full else None
-        summands = facts.summands(tape, raw.loss) if again is None else ()
+        # Of a loss that is described again, they are asked for where numbers are added alone.
+        summands = facts.summands(tape, raw.loss) if again is None or (seen and seen.adds_constant) else ()
         if again is not None:
             found = again[1]
         else:
@@ -345,7 +346,7 @@ class StepReader:
                 vanished=seen.vanished,
                 scaled="scaler.scale" in window.names,
                 in_full=False,
-                added=facts.numbers_added(tape, raw.loss) if seen.adds_constant else 0.0,
+                added=facts.numbers_added(tape, raw.loss, summands) if seen.adds_constant else 0.0,
                 read=facts.numbers_read(tape, learners) if seen.adds_constant else (),
             )
         labels = {
@@ -382,7 +383,7 @@ class StepReader:
             in_full=full,
             labelled=(made[id(known[0])], known[1]) if known is not None and id(known[0]) in made else None,
             adds_constant=adds,
-            added=facts.numbers_added(tape, raw.loss) if adds else 0.0,
+            added=facts.numbers_added(tape, raw.loss, summands) if adds else 0.0,
             read=facts.numbers_read(tape, learners) if adds else (),
         )
         if key is not None and seen is None and len(self._described) < FORMS:

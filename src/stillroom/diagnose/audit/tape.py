@@ -101,14 +101,8 @@ def user_frame(depth: int = 1) -> Any:
 
 def place(depth: int = 1) -> CodeLine | None:
     """The innermost line of the user's own code; None where there is none."""
-    frame = sys._getframe(depth)
-    while frame is not None:
-        file = frame.f_code.co_filename
-        known = _is_user.get(file)
-        if known or (known is None and is_user(file)):
-            return line_of(frame)
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
+    frame = user_frame(depth + 1)
+    return line_of(frame) if frame is not None else None
 
 
 def line_of(frame: Any) -> CodeLine:
@@ -227,6 +221,11 @@ class Node:
     truncated: str = ""  # of a product with 0, the expression that cuts the factor to a whole number
     overwrites: str | None = None  # of a loss of class numbers, the user's variable of other content that they took
 
+    @property
+    def where(self) -> str | None:
+        """The user's line, as it is shown."""
+        return str(self.place) if self.place is not None else None
+
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """An argument by position or name."""
         return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
@@ -341,34 +340,16 @@ class Tape(TorchFunctionMode):
         where: CodeLine | None,
     ) -> Node:
         in_place = _is_in_place(name) or kwargs.get("out") is not None
-        inputs: list[Tensor] = []
-        for value in args:
-            if isinstance(value, Tensor):
-                inputs.append(value)
-            elif type(value) not in _PLAIN:
-                _collect_tensors((value,), inputs)
-        if kwargs:
-            _collect_tensors(kwargs.values(), inputs)
+        inputs = tuple(tensors_in(args, kwargs))
         sources = gradient = 0
-        origins = []
-        graded = outputs[0].requires_grad
         for tensor in inputs:
-            origin = self._origin.get(id(tensor))
-            node = self.nodes[origin[0]] if origin is not None else None
-            if node is not None and node.call is None:
-                sources |= node.sources
-                if graded and tensor.requires_grad:
-                    gradient |= node.gradient
-            else:
-                mask, flowing = self.bits(tensor)
-                sources |= mask
-                gradient |= flowing
-            origins.append(origin)
-        if not graded:
+            mask, flowing = self.bits(tensor)
+            sources |= mask
+            gradient |= flowing
+        if not outputs[0].requires_grad:
             gradient = 0
-        return Node(
-            func, name, args, kwargs, tuple(inputs), tuple(origins), outputs, where, in_place, sources, gradient
-        )
+        origins = tuple(self._origin.get(id(tensor)) for tensor in inputs)
+        return Node(func, name, args, kwargs, inputs, origins, outputs, where, in_place, sources, gradient)
 
     def _outputs_of_networks(self) -> list[tuple[int, weakref.ref[Tensor], tuple[Call, ...]]]:
         found = []

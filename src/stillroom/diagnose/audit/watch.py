@@ -724,6 +724,8 @@ class Watch:
             module = call.network.module()
             if not call.gradient or call.training or call.live or not call.still or module is None:
                 continue
+            if call.network.serial in phase.switched_on:
+                continue
             since = [each for each, made in self._switched_on.items() if made >= phase.extra["since"]]
             if any(module is inner for each in since for inner in each.modules()):
                 phase.switched_on.add(call.network.serial)
