@@ -275,7 +275,7 @@ def _is_bad(backward: BackwardFacts) -> bool:
 @check(
     threshold="The loss and its gradient are finite.",
     source="A logarithm of 0 or a division by 0 in a loss gives NaN, and NaN spreads to every weight in one step.",
-    problem="The loss is not finite",
+    problem="The loss or its gradient is not finite",
     title="The loss is finite",
 )
 def loss_finite(context: LoopContext) -> CheckResult:
