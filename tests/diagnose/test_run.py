@@ -188,6 +188,18 @@ def test_stopping_earlier_is_a_remedy_only_where_the_run_was_better_earlier(tmp_
     assert found.remedy.overrides == {"training.epochs": 10}
 
 
+@pytest.mark.parametrize(("lacks", "verdict"), [({}, "warning"), ({"pad_crop": 0}, "problem")])
+def test_few_images_learned_by_heart_are_no_fault_of_a_recipe_that_lacks_nothing(
+    tmp_path: Path, lacks: dict[str, int], verdict: str
+) -> None:
+    alone = replace(LABELS_ALONE, teacher=None, student=guesses(0.8, seed=3), confidence=0.8)
+    alone = replace(alone, loss_curves={"cross_entropy": falling(2.4, 0.002)}, augmentation={"pad_crop": 4} | lacks)
+    found = judged(write_run(tmp_path / "run", alone))["over_fitting"]
+    assert found.verdict == verdict
+    assert found.remedy is not None
+    assert bool(found.remedy.overrides) == bool(lacks)
+
+
 def test_a_weight_that_is_scheduled_to_nothing_is_no_loss_that_blew_up(tmp_path: Path) -> None:
     fading = {"name": "kl", "weight": {"start": 0.9, "end": 0}, "temperature": 4.0}
     curves = {"cross_entropy": falling(2.4, 0.25), "kl": lambda part: 2.0 + 60 * part}
