@@ -176,6 +176,7 @@ def _pairs(model: nn.Module, keep: Collection[str]) -> list[tuple[str, str]]:
     # Parameters that the model's code reads by itself must stay what they are.
     read = {id(traced.get_submodule(str(n.target).rpartition(".")[0])) for n in graph.nodes if n.op == "get_attr"}
     hooked = _hooked(traced)
+    kept = {*keep, *hooked}
 
     def free(name: str, module: nn.Module) -> bool:
         return calls[id(module)] == 1 and id(module) not in read and name not in hooked
@@ -189,15 +190,11 @@ def _pairs(model: nn.Module, keep: Collection[str]) -> list[tuple[str, str]]:
         conv, norm = traced.get_submodule(names[0]), traced.get_submodule(names[1])
         if _PAIRS.get(type(conv)) is not type(norm) or not free(names[0], conv) or not free(names[1], norm):
             continue
-        if any(_gives(kept, *names) for kept in {*keep, *hooked}) or not _has_statistics(norm):
+        # A kept module that holds the convolution and not the norm gives what the convolution gave.
+        if kept & (_modules_around(source) - _modules_around(node)) or not _has_statistics(norm):
             continue
         found.append(names)
     return found
-
-
-def _gives(name: str, conv: str, norm: str) -> bool:
-    """Whether a module gives the convolution's output: it is the convolution, or holds it but not the norm after it."""
-    return f"{conv}.".startswith(f"{name}.") and not f"{norm}.".startswith(f"{name}.")
 
 
 def _has_statistics(norm: Any) -> bool:
