@@ -1,10 +1,12 @@
 """CPU time of distilling texts: the student alone, distilled from the cache and live, and a plain transformers loop.
 
 TREC, a BERT of transformers with random weights (4 blocks of width 128) into one of 2 blocks of width 32, batch 64. The
-four take turns, each a process of its own on one thread; what counts is the processor time of the steps after the
-first ten, so that neither start-up, the tokenizer nor the building of the cache counts. The plain loop is what one
-writes with transformers: shuffled batches padded to their longest text, a teacher in eval mode under ``no_grad``.
-A stopped command goes on where it was: rows, the teacher and the cache are in the folder ``--out``.
+four are processes of one thread, and all but one of them wait: each makes ten steps, then the next one, so that a
+machine whose speed varies from second to second is the same for all. What counts is the processor time of the steps
+after the first ten, so that neither start-up, the tokenizer nor the building of the cache counts. Ratios are of
+neighbours in time, their median that of a round; rounds are new processes, as speed differs from process to process.
+The plain loop is what one writes with transformers: shuffled batches padded to their longest text, a teacher in eval
+mode under ``no_grad``. A stopped command goes on where it was: rows, the teacher and the cache are in ``--out``.
 
     export STILLROOM_DATA=…                                      # the folder of trec/
     python benchmarks/text.py --out runs/bench-text              # three turns, the table of docs/results/text.md
@@ -20,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,38 +31,49 @@ import torch
 from stillroom.train.recorders import StepHook, StepInfo
 
 METHODS = ("student alone", "cached", "live", "plain loop")
-EPOCHS = {"student alone": 4, "cached": 4, "live": 1, "plain loop": 1}  # of 85 steps; short ones need more for a figure
+EPOCHS = 3  # of 85 steps
 SKIPPED = 10  # steps that do not count
+TURN = 10  # steps until the next one
+TURNS = 24
 BATCH = 64
+KINDS = ("cpu", "wall")
 TEACHER = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512}
 STUDENT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
 
 
+Row = dict[str, Any]
+
+
 class Clock(StepHook):
-    """The processor time, and that of a clock on the wall, of all steps but the first ones."""
+    """Waits for its turn, and says how long each took: the processor time since the last one, and that on the wall.
+
+    What a process does while it waits, such as collecting the next batch, counts in its processor time.
+    """
 
     def __init__(self) -> None:
-        self.steps = 0
-        self.began = self.now = (0.0, 0.0)
+        self.steps = self.turns = 0
+        self.cpu = self.wall = 0.0
 
     def after_step(self, info: StepInfo | None = None) -> None:
-        """Count a step."""
+        """Count a step; after the last one of a turn, hand over and wait."""
         self.steps += 1
-        self.now = time.process_time(), time.perf_counter()
-        if self.steps == SKIPPED:
-            self.began = self.now
-
-    @property
-    def milliseconds(self) -> dict[str, float]:
-        """Of a step."""
-        cpu, wall = (
-            1000 * (end - start) / (self.steps - SKIPPED) for start, end in zip(self.began, self.now, strict=True)
-        )
-        return {"cpu": cpu, "wall": wall}
+        if self.turns > TURNS or self.steps < SKIPPED or (self.steps - SKIPPED) % TURN:
+            return
+        taken = 1000 * (time.process_time() - self.cpu) / TURN, 1000 * (time.perf_counter() - self.wall) / TURN
+        self.cpu = time.process_time()
+        self.turns += 1
+        say(*taken)
+        sys.stdin.readline()
+        self.wall = time.perf_counter()
 
 
-def distil(method: str, seed: int, epochs: int, folder: Path) -> dict[str, float]:
-    """Milliseconds a step of one of our runs."""
+def say(cpu: float, wall: float) -> None:
+    """A turn's milliseconds a step, to the process that started this one."""
+    print("turn", json.dumps({"cpu": cpu, "wall": wall}), flush=True)
+
+
+def distil(method: str, seed: int, folder: Path) -> None:
+    """One of our runs."""
     from stillroom.recipe import parse_recipe
     from stillroom.run.run import execute
 
@@ -68,17 +82,15 @@ def distil(method: str, seed: int, epochs: int, folder: Path) -> dict[str, float
     content: dict[str, Any] = {
         "data": {"source": "text", "path": "trec", "batch_size": BATCH},
         "student": {"name": "transformers:bert", "options": STUDENT},
-        "training": {"epochs": epochs, "evaluate_every": 1000, "threads": 1, "precision": "float32", "device": "cpu"},
+        "training": {"epochs": EPOCHS, "evaluate_every": 1000, "threads": 1, "precision": "float32", "device": "cpu"},
         "seed": seed,
     }
     if method != "student alone":
         content |= {"teacher": teacher, "cache": {"enabled": method == "cached"}}
         losses.append({"name": "kl", "temperature": 4})
-    clock = Clock()
     out = folder / f"{method}-{seed}".replace(" ", "-")
     shutil.rmtree(out, ignore_errors=True)  # of a turn that was stopped: its time is not known
-    execute(parse_recipe(content | {"losses": losses}), out, hooks=[clock])
-    return clock.milliseconds
+    execute(parse_recipe(content | {"losses": losses}), out, hooks=[Clock()])
 
 
 def random_teacher(folder: Path) -> Path:
@@ -100,8 +112,8 @@ def random_teacher(folder: Path) -> Path:
     return path
 
 
-def plain(seed: int, epochs: int) -> dict[str, float]:
-    """Milliseconds a step of the plain loop."""
+def plain(seed: int) -> None:
+    """The plain loop."""
     from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
     from torch.utils.data import DataLoader
 
@@ -131,7 +143,7 @@ def plain(seed: int, epochs: int) -> dict[str, float]:
 
     optimizer = torch.optim.SGD(student.parameters(), lr=0.1, momentum=0.9)
     clock = Clock()
-    for _ in range(epochs):
+    for _ in range(EPOCHS):
         for batch in DataLoader(items, BATCH, shuffle=True, drop_last=True, collate_fn=collate):
             labels = batch.pop("labels")
             with torch.no_grad():
@@ -142,21 +154,57 @@ def plain(seed: int, epochs: int) -> dict[str, float]:
             (cross_entropy(logits, labels) + kd).backward()
             optimizer.step()
             clock.after_step()
-    return clock.milliseconds
 
 
 def job(method: str, seed: int, folder: Path) -> None:
-    """Do one of the four and print its milliseconds."""
+    """Do one of the four, turn by turn."""
     torch.set_num_threads(1)
-    epochs = EPOCHS[method]
-    made = plain(seed, epochs) if method == "plain loop" else distil(method, seed, epochs, folder)
-    print(json.dumps(made))
+    if method == "plain loop":
+        plain(seed)
+    else:
+        distil(method, seed, folder)
+
+
+def take_turns(seed: int, folder: Path) -> list[Row]:
+    """A round: start all four, and let each make a turn in turn; the rows of its turns."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "STILLROOM_CACHE": str(folder / "cache")}
+    command = [sys.executable, __file__, "--seed", str(seed), "--out", str(folder), "--job"]
+    running = {}
+    with ExitStack() as files:
+        for method in METHODS:
+            log = files.enter_context((folder / f"{method}.log".replace(" ", "-")).open("w"))
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
+            running[method] = subprocess.Popen([*command, method], env=environment, text=True, **pipes)
+            next_turn(running[method], log.name)  # all that comes before the first turn, one process after the other
+        rows = []
+        try:
+            for turn in range(TURNS):
+                # Who comes first changes: what the one before left in the processor's caches is not always the same's.
+                for place in range(len(METHODS)):
+                    method = METHODS[(turn + place) % len(METHODS)]
+                    running[method].stdin.write("\n")
+                    running[method].stdin.flush()
+                    took = next_turn(running[method], str(folder / f"{method}.log".replace(" ", "-")))
+                    rows.append({"round": seed, "turn": turn, "method": method, **took})
+        finally:
+            for process in running.values():
+                process.kill()
+    return rows
+
+
+def next_turn(process: subprocess.Popen[str], log: str) -> dict[str, float]:
+    """What a process says at the end of its turn."""
+    for line in process.stdout or ():
+        if line.startswith("turn "):
+            took: dict[str, float] = json.loads(line.removeprefix("turn "))
+            return took
+    raise SystemExit(f"{log}: {Path(log).read_text()[-2000:]}")
 
 
 def main() -> None:
-    """Take the turns and print the table."""
+    """Take the rounds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each of the four")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of new processes")
     parser.add_argument("--out", type=Path, default=Path("runs/bench-text"), help="a folder for rows and cache")
     parser.add_argument("--job", choices=METHODS, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
@@ -168,36 +216,33 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "rows.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    for turn in range(options.rounds):
-        for method in METHODS:
-            if any((row["round"], row["method"]) == (turn, method) for row in rows):
-                continue
-            command = [sys.executable, __file__, "--job", method, "--seed", str(turn), "--out", str(folder)]
-            environment = os.environ | {"OMP_NUM_THREADS": "1", "STILLROOM_CACHE": str(folder / "cache")}
-            done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-            if done.returncode:
-                raise SystemExit(done.stderr[-2000:])
-            rows.append({"round": turn, "method": method, **json.loads(done.stdout.splitlines()[-1])})
+    for seed in range(options.rounds):
+        if not any(row["round"] == seed for row in rows):
+            rows += take_turns(seed, folder)
             path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-            cpu, wall = rows[-1]["cpu"], rows[-1]["wall"]
-            print(f"turn {turn + 1}, {method}: {cpu:.1f} ms of CPU a step, {wall:.1f} ms", flush=True)
+            print(f"round {seed + 1}", flush=True)
+            table([row for row in rows if row["round"] == seed])
+    print("all rounds")
     table(rows)
 
 
-def table(rows: list[dict[str, Any]]) -> None:
-    """Print the medians of a step's time, and of the two ratios asked for, each taken within a turn."""
-    of = {(row["round"], row["method"]): row for row in rows}
-    turns = sorted({row["round"] for row in rows if (row["round"], METHODS[-1]) in of})
+def table(rows: list[Row]) -> None:
+    """Print the medians of a step's time, and of the two ratios asked for: within a turn, then within a round."""
+    of = {(row["round"], row["turn"], row["method"]): row for row in rows}
+    rounds = sorted({row["round"] for row in rows})
     for method in METHODS:
-        cpu, wall = (statistics.median(of[turn, method][kind] for turn in turns) for kind in ("cpu", "wall"))
+        cpu, wall = (statistics.median(row[kind] for row in rows if row["method"] == method) for kind in KINDS)
         print(f"| {method} | {cpu:.1f} | {wall:.1f} |")
     for name, over, under, target in (
         ("speed of cached distilling, of the student alone", "student alone", "cached", 0.95),
         ("speed of live distilling, of the plain loop", "plain loop", "live", 1.5),
     ):
-        for kind in ("cpu", "wall"):
-            found = [of[turn, over][kind] / of[turn, under][kind] for turn in turns]
-            span = f"{min(found):.2f} to {max(found):.2f}"
+        for kind in KINDS:
+            found = [
+                statistics.median(of[seed, turn, over][kind] / of[seed, turn, under][kind] for turn in range(TURNS))
+                for seed in rounds
+            ]
+            span = f"{min(found):.2f} to {max(found):.2f} in {len(found)} rounds"
             print(f"{name}, by {kind} time: {statistics.median(found):.2f} ({span}); asked for: {target}")
 
 
