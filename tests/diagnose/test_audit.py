@@ -2365,6 +2365,79 @@ def test_units_are_not_judged_without_labels() -> None:
     assert "teacher_input" not in problems(knowing("trained", raw, raw, labels=False))
 
 
+@pytest.mark.parametrize(("form", "is_wrong"), [("raw", True), ("raw / 4", True), ("known", False), ("other", False)])
+def test_units_are_judged_by_the_labels_that_the_teacher_was_trained_on(form: str, is_wrong: bool) -> None:
+    centres = torch.randn(CLASSES, 32)
+    y = torch.randint(CLASSES, (20 * ROWS,))
+    known = centres[y] + 0.5 * torch.randn(len(y), 32)
+    known = (known - known.mean(0)) / known.std(0)
+    units, offsets = torch.where(torch.arange(32) < 2, 60.0, 0.3), torch.arange(32.0) / 8
+    other = centres[y] + 0.5 * torch.randn(len(y), 32)  # images that the teacher did not see
+    given = {"raw": units * known + offsets, "raw / 4": (units * known + offsets) / 4, "known": known}
+    given["other"] = units * other + offsets
+    teacher, student = (nn.Sequential(nn.Linear(32, 12), nn.ReLU(), nn.Linear(12, CLASSES)) for _ in range(2))
+    with audit() as watched:
+        optimizer = torch.optim.Adam(teacher.parameters(), lr=0.02)
+        for _ in range(2):
+            for rows in torch.arange(len(y)).split(ROWS):
+                optimizer.zero_grad()
+                F.cross_entropy(teacher(known[rows]), y[rows]).backward()
+                optimizer.step()
+        teacher.eval().requires_grad_(False)
+        optimizer = torch.optim.Adam(student.parameters(), lr=0.01)
+        for rows in torch.arange(len(y)).split(ROWS):
+            optimizer.zero_grad()
+            kd(student(given[form][rows]), teacher(given[form][rows])).backward()
+            optimizer.step()
+    assert problems(watched.diagnosis) == (["teacher_input"] if is_wrong else [])
+
+
+def test_a_queue_of_earlier_answers_is_no_store_of_this_batchs() -> None:
+    loop = Loop(steps=24)
+    optimizer = loop.optimizer(loop)
+    with torch.no_grad():
+        queue = loop.teacher(torch.cat([x for x, _ in loop.batches()[:4]]))
+    with audit() as watched:
+        for number, (x, _) in enumerate(loop.batches()):
+            with torch.no_grad():
+                t = loop.teacher(x)
+            bank = torch.cat([queue, t])
+            target = (t @ bank.T / 0.5).softmax(1)
+            optimizer.zero_grad()
+            (-(target * (loop.student(x) @ bank.T).log_softmax(1)).sum(1).mean()).backward()
+            optimizer.step()
+            place = number % 4 * ROWS
+            queue[place : place + ROWS] = t
+    assert "stale_answers" not in problems(watched.diagnosis)
+
+
+@pytest.mark.parametrize("each_batch", [True, False])
+def test_a_decay_that_is_over_within_the_first_epoch_is_found_before_that_ends(each_batch: bool) -> None:
+    """The length of the loader is known where its loop began before the first step of the phase."""
+    teacher, student = Teacher().eval(), Student()
+    x, y = (torch.cat(each) for each in zip(*Loop(steps=20).batches(), strict=True))
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), ROWS)
+
+    def train(epochs: int) -> None:
+        optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 5)
+        for _ in range(epochs):
+            for rows, labels in loader:
+                with torch.no_grad():
+                    t = teacher(rows)
+                optimizer.zero_grad()
+                (F.cross_entropy(student(rows), labels) + kd(student(rows), t)).backward()
+                optimizer.step()
+                if each_batch:
+                    schedule.step()
+            if not each_batch:
+                schedule.step()
+
+    with audit(steps=12) as watched:
+        train(9)
+    assert problems(watched.diagnosis) == (["schedule"] if each_batch else [])
+
+
 class Tagger(nn.Module):
     """Reads sequences: its hidden states and its logits for each position."""
 

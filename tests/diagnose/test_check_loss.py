@@ -327,7 +327,14 @@ def of_models(model: Any, teacher: Any, images: Tensor) -> Any:
     return F.mse_loss(model(images), teacher(images))
 
 
-@pytest.mark.parametrize(("loss", "text"), [(raises, "--role"), (of_models, "stillroom audit")])
+def of_a_queue(z_s: Tensor, z_t: Tensor, queue: Tensor) -> Tensor:
+    bank = torch.cat([queue, z_t])
+    return F.cross_entropy(z_s @ bank.T, (z_t @ bank.T).softmax(1))
+
+
+@pytest.mark.parametrize(
+    ("loss", "text"), [(raises, "--role"), (of_models, "stillroom audit"), (of_a_queue, "stillroom audit")]
+)
 def test_a_call_that_fails_says_what_was_tried_and_each_reason_once(loss: Any, text: str) -> None:
     with pytest.raises(BadInput, match=text) as failed:
         check_loss(loss)
@@ -377,6 +384,34 @@ def loss(logits, teacher_logits, labels):
     )
     found = {each.check: each.verdict for each in check_loss(load_loss(f"{file}:loss"), num_classes=10).findings}
     assert found["ignored_rows"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("caller", "verdict"),
+    [
+        ("", "problem"),
+        ("loss = 0.5 * kd(z, t, T)", "problem"),
+        ("value = kd(z, t, T)\n    loss = ce + args.T**2 * value", "ok"),
+        ("loss = kd(z, t, T) * (T * T)", "ok"),
+    ],
+)
+def test_a_power_of_the_temperature_may_be_where_the_file_calls_the_loss(
+    tmp_path: Path, caller: str, verdict: str
+) -> None:
+    file = tmp_path / "train.py"
+    file.write_text(
+        f"""import torch.nn.functional as F
+
+def kd(z, t, T=4.0):
+    return F.kl_div((z / T).log_softmax(-1), (t / T).softmax(-1), reduction="batchmean")
+
+def train(z, t, T, ce, args):
+    {caller or "pass"}
+"""
+    )
+    found = {each.check: each for each in check_loss(load_loss(f"{file}:kd"), num_classes=10).findings}
+    assert found["loss_scale"].verdict == verdict
+    assert ("by a square" in found["loss_identity"].summary) == (verdict == "ok")
 
 
 class TeachersTerm(nn.Module):

@@ -539,7 +539,8 @@ def answers(
             for each in given
             if each.tensor.shape == student.tensor.shape and _common_node(tape, nodes, student, each) is not None
         ]
-        match.sort(key=is_logits, reverse=True)
+        # An answer of this step before those of earlier ones, which a queue keeps beside it.
+        match.sort(key=lambda each: (is_logits(each), each.call is not None), reverse=True)
         if match and (is_logits(student) or is_logits(match[0]) or len(students) == 1):
             best = (student, match[0])
             break

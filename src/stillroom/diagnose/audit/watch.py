@@ -10,7 +10,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import torch
@@ -152,6 +152,8 @@ class Watch:
         # How many steps all optimizers had made when ``train()`` was called on a module last.
         self._switched_on: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
         self._steps_made, self._switching = 0, False
+        # What the last DataLoader that was iterated over gave, and its length: alive while its loop runs.
+        self._batches: tuple[weakref.ref[Any], int] | None = None
         # Optimizers whose parameters held gradients when the first backward of a step began.
         self._left_over: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
 
@@ -671,10 +673,12 @@ class Watch:
                     phase.extra["epochs_watched"] = seen + 1
                     with self._quiet:
                         self._go_deep()
-            if self._mine() and self._deep:
-                with self._paused():
-                    return original(loader)
-            return original(loader)
+            with self._paused() if self._mine() and self._deep else nullcontext():
+                batches = original(loader)
+            if self._mine():
+                with suppress(TypeError):  # no length, or nothing that a weak reference can be made to
+                    self._batches = weakref.ref(batches), len(loader)
+            return batches
 
         return __iter__
 
@@ -888,6 +892,8 @@ class Watch:
             phase.finished = True
         self._networks.begin_phase()
         self.phases.append(Phase(len(self.phases)))
+        if self._batches is not None and self._batches[0]() is not None:
+            self.phases[-1].loader_length = self._batches[1]
         self.phases[-1].extra["since"] = self._steps_made - len(self._window.optimizers)
         self._earlier_optimizers, self._phase_optimizers = self._phase_optimizers, weakref.WeakSet()
         self._reader.begin_phase()

@@ -150,7 +150,7 @@ class LoopContext:
             if inputs is not None and inputs.is_floating_point() and len(inputs) <= len(own.labels):
                 found.append((call, own))  # type: ignore[arg-type]
         if not found:
-            raise Skip("No teacher was run on images with labels in the watched steps.")
+            return self._images_with_labels_of_its_training()
         network = found[0][0].network
         found = [each for each in found if each[0].network is network]
         inputs = torch.cat([call.inputs for call, _ in found if call.inputs is not None])[:512]
@@ -169,6 +169,48 @@ class LoopContext:
             other[valid] if other is not None and len(other) == len(valid) else None,
             most_common([call.place for call, _ in found]),
             any(call.from_networks for call, _ in found),
+        )
+
+    def _images_with_labels_of_its_training(self) -> TeacherImages:
+        """The same where the loop has no labels: of images that the teacher was trained on, whatever their units."""
+        asked = [
+            (own, own.teacher_call)
+            for _, backward in self.backwards
+            if (own := backward.answers) is not None and own.teacher_call is not None and len(own.shape) == 2
+        ]
+        calls = [call for _, call in asked if call.inputs is not None and call.inputs.is_floating_point()]
+        network = calls[0].network if calls else None
+        taught = [
+            (own.student_call.inputs, own.labels[: len(own.student_call.inputs)])
+            for phase in self.earlier
+            for step in phase.steps
+            for own in (backward.answers for backward in step.backwards)
+            if own is not None and own.labels is not None and own.student_call is not None
+            if network is not None and own.student_call.network.serial == network.serial
+            if own.student_call.inputs is not None and len(own.student_call.inputs) <= len(own.labels)
+        ]
+        shape = calls[0].inputs.shape[1:] if calls and calls[0].inputs is not None else None
+        taught = [each for each in taught if each[0].shape[1:] == shape]
+        given = [call.inputs for call in calls if call.network is network and call.inputs is not None]
+        given = [each for each in given if each.shape[1:] == shape]
+        # Of few numbers, two rows of one class are as good as alike.
+        if network is None or not taught or taught[0][0][0].numel() < FEWEST_NUMBERS:
+            raise Skip("No teacher was run on images with labels in the watched steps.")
+        inputs, known = torch.cat(given)[:512].float(), torch.cat([each for each, _ in taught])[:1024].float()
+        labels = torch.cat([each for _, each in taught])[:1024].cpu()
+        alike, nearest = (_directions(inputs) @ _directions(known).T).max(1)
+        wanted = labels[nearest.cpu()]
+        same = (alike.cpu() > SAME_IMAGE) & (wanted >= 0)
+        if int(same.sum()) < FEWEST:
+            raise Skip("Too few images were seen that the teacher was trained on with labels.")
+        return TeacherImages(
+            network,
+            inputs[same.to(inputs.device)],
+            wanted[same],
+            asked[0][0].shape[1],
+            None,
+            most_common([call.place for call in calls]),
+            any(call.from_networks for call in calls),
         )
 
     def known_inputs(self, network: Network) -> dict[str, Tensor]:
@@ -308,6 +350,18 @@ class TeacherImages:
     def correct(self, change: Callable[[Tensor], Tensor] = lambda x: x, count: int | None = None) -> Tensor:
         """Which of the first rows the teacher names right where its input is changed, bool [count]; Skip as in ask."""
         return ask(self.network, change(self.inputs)[:count], self.classes).argmax(1) == self.labels[:count]
+
+
+# The cosine of two images, each feature standardised over those it was seen with, from which they are one and the same.
+SAME_IMAGE, FEWEST_NUMBERS = 0.98, 16
+
+
+def _directions(rows: Tensor) -> Tensor:
+    """Each row as a vector of length 1, its features standardised over the rows: the same in any units."""
+    flat = rows.flatten(1)
+    spread = flat.std(0)
+    flat = torch.where(spread > 0, (flat - flat.mean(0)) / spread.clamp_min(1e-12), 0.0)
+    return torch.nn.functional.normalize(flat, dim=1)
 
 
 def skill(phase: Phase) -> list[tuple[Network, float]]:

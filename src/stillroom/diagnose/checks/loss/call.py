@@ -58,6 +58,8 @@ _WORDS: dict[str, frozenset[str]] = {
         "alpha beta gamma lam lambda lambd lmbda lmbd weight weights w ratio coef coeff coefficient mix mixing share "
         "kd ce soft hard balance scale a b l1 l2"
     ),
+    # Rows of other images: what they are, and how many, the name does not say.
+    "others": word_set("queue bank memory negative negatives prototype prototypes centers centres centroids"),
     "probabilities": word_set("prob probs probability probabilities softmax dist distribution p"),
 }
 
@@ -399,6 +401,7 @@ def find_loss_function(
         "It is called with logits, not with models or batches: check the function that compares logits, or watch the "
         "training itself: stillroom audit train.py"
         if any("not callable" in why or "must be a mapping" in why for why in tried)
+        or any(_has(missing, "others") for why in tried for missing in re.findall(r"argument: '(\w+)'", why))
         else "Say what each argument is: --role a=student --role b=teacher, in Python roles={'a': 'student', …}"
     )
     raise BadInput.with_message(
@@ -601,6 +604,8 @@ def _choices(
     words = words_of(name)
     if words and words[-1] in ("params", "args", "config", "cfg", "opt", "opts", "hparams", "hp"):
         return [Argument(name, None, Hyperparameters(), by_keyword=by_keyword)]
+    if _has(name, "others") and not _has(name, "labels"):
+        return [None]
     if _has(name, "mask"):
         add("mask")
     rest = [word for word in words if word not in _WORDS["features"] or word == "f"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -442,6 +442,8 @@ def loss_scale(context: LossContext) -> CheckResult:
     verdict: Verdict = "problem" if by_classes or (is_convention and not is_common) else "warning"
     if not is_convention and len(terms) == 1:
         verdict = "ok"
+    if _is_made_up_for(context, terms):
+        return CheckResult("ok", f"{formula(terms)}, {sentence}{_BY_CALLER}.", evidence)
     also = " All of the loss has this factor, so that it acts as a learning rate." if is_common else ""
     if context.is_named_a_sum and len(terms) == 1 and all("summed over the batch" in each for each in terms[0].reasons):
         verdict, also = "warning", " Its name says so: divide by the rows of the step where it is called."
@@ -486,6 +488,16 @@ def _scale_outside_the_family(context: LossContext) -> CheckResult:
 
 def _other_reasons(term: NamedTerm) -> bool:
     return any("τ" not in reason for reason in term.reasons)
+
+
+_BY_CALLER = "; where its file calls it, its value is multiplied by a square"
+
+
+def _is_made_up_for(context: LossContext, terms: Sequence[NamedTerm]) -> bool:
+    """Whether all that a loss of one term lacks is a power of τ, and the file that calls it has a square there."""
+    factor = terms[0].factor if len(terms) == 1 else None
+    lacks = factor is not None and factor < 1 and not _other_reasons(terms[0])
+    return lacks and context.is_squared_by_its_caller
 
 
 def _feature_scale(context: LossContext) -> CheckResult:
@@ -960,6 +972,7 @@ def loss_identity(context: LossContext) -> CheckResult:
     terms = context.terms
     wrong = [term for term in terms if term.factor is not None]
     text = formula(terms) + (f", {scale_words(wrong)}" if wrong else "")
+    text += _BY_CALLER if _is_made_up_for(context, terms) else ""
     return CheckResult("ok", f"{text}.", {"terms": [term.evidence() for term in terms], "residual": fit.residual})
 
 
