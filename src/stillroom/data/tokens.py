@@ -23,7 +23,8 @@ from stillroom.randomness import counter_uniform
 
 NO_TOKEN = -1
 DTYPE = torch.int32
-BUCKET = 8  # a batch is padded to a multiple of so many tokens
+BUCKET = 8  # ids are stored at a multiple of so many tokens
+PADDED = 4  # a batch is padded to a multiple of so many: of short texts, every one of them is much
 _MARKS = ("Ġ", "▁")  # of a word's first piece, where the tokenizer marks it
 # Images have these numbers for what they are mixed by, which texts are not.
 _DROPPED, _SPAN = 16, 17
@@ -113,12 +114,12 @@ def lengths(ids: Tensor) -> npt.NDArray[np.int64]:
 
 
 def padded_length(longest: int, most: int) -> int:
-    """The length that a batch is padded to: the next multiple of ``BUCKET``, at most that of the data.
+    """The length that a batch is padded to: the next multiple of ``PADDED``, at most that of the data.
 
     >>> padded_length(9, 40), padded_length(39, 39)
-    (16, 39)
+    (12, 39)
     """
-    return min(-(-max(longest, 1) // BUCKET) * BUCKET, most)
+    return min(-(-max(longest, 1) // PADDED) * PADDED, most)
 
 
 def by_length(answer: Callable[[Tensor], Tensor], ids: Tensor) -> Tensor:
