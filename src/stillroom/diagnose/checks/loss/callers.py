@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 
 @functools.lru_cache(maxsize=8)
@@ -21,15 +21,18 @@ def multiplies_by_square(source: str, name: str) -> bool:
     True
     >>> multiplies_by_square("loss = T * soft(z, t, T)", "soft")
     False
+    >>> multiplies_by_square("def one():\\n    x = soft(z, t)\\ndef two(x):\\n    return x * w**2", "soft")
+    False
     """
     try:
         tree = ast.parse(source)
     except SyntaxError:
         return False
-    called = {name} | {bound for bound, value in _assigned(tree) if _is_call(value, {name})}
-    for scope in [tree, *(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))]:
-        values = {bound for bound, value in _assigned(scope) if _is_call(value, called)}
-        for node in ast.walk(scope):
+    called = {name} | {bound for bound, value in _assigned(ast.walk(tree)) if _is_call(value, {name})}
+    for scope in [tree, *(node for node in ast.walk(tree) if isinstance(node, _FUNCTIONS))]:
+        nodes = list(_own(scope))
+        values = {bound for bound, value in _assigned(nodes) if _is_call(value, called)}
+        for node in nodes:
             factors = list(_factors(node))
             if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Mult):
                 factors = [node.target, *_factors(node.value)]
@@ -38,8 +41,19 @@ def multiplies_by_square(source: str, name: str) -> bool:
     return False
 
 
-def _assigned(scope: ast.AST) -> Iterator[tuple[str, ast.expr]]:
-    for node in ast.walk(scope):
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def _own(scope: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a scope without those of functions inside it: their variables are others."""
+    for node in ast.iter_child_nodes(scope):
+        yield node
+        if not isinstance(node, _FUNCTIONS):
+            yield from _own(node)
+
+
+def _assigned(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, ast.expr]]:
+    for node in nodes:
         if isinstance(node, ast.Assign):
             for target in node.targets:
                 if bound := _last(target):
