@@ -523,7 +523,8 @@ def answers(
         if node.name in _SOFTMAX and node.inputs:
             softmaxed |= tape.bits(node.inputs[0])[0]
     students = [each for each in _sources(tape, raw.gradient & learners) if _class_dim(each.tensor) is not None]
-    outputs = _sources(tape, raw.sources & teachers)
+    # An output of this step before those of earlier ones, which a queue keeps beside it.
+    outputs = sorted(_sources(tape, raw.sources & teachers), key=lambda each: each.call is None)
     # As it was given, too, where rows or positions of both are picked alike.
     given = [*(_picked(nodes, each, tape) for each in outputs), *outputs]
     given = [each for each in given if _class_dim(each.tensor) is not None and each not in students]
@@ -539,8 +540,7 @@ def answers(
             for each in given
             if each.tensor.shape == student.tensor.shape and _common_node(tape, nodes, student, each) is not None
         ]
-        # An answer of this step before those of earlier ones, which a queue keeps beside it.
-        match.sort(key=lambda each: (is_logits(each), each.call is not None), reverse=True)
+        match.sort(key=is_logits, reverse=True)
         if match and (is_logits(student) or is_logits(match[0]) or len(students) == 1):
             best = (student, match[0])
             break
