@@ -2392,6 +2392,26 @@ def test_units_are_judged_by_the_labels_that_the_teacher_was_trained_on(form: st
     assert problems(watched.diagnosis) == (["teacher_input"] if is_wrong else [])
 
 
+class InAnotherOrder(Teacher):
+    """It numbers the classes in another way."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:, [3, 0, 4, 1, 2]]
+
+
+@pytest.mark.parametrize("is_mended", [True, False])
+def test_columns_are_judged_in_the_order_in_which_they_are_compared(is_mended: bool) -> None:
+    def ask(loop: Loop, x: Tensor, number: int) -> Tensor:
+        with torch.no_grad():
+            t: Tensor = loop.teacher(x)
+        return t[:, [1, 3, 4, 0, 2]] if is_mended else t
+
+    loop = Loop(teacher=InAnotherOrder().eval(), ask=ask)
+    with audit() as watched:
+        loop.run()
+    assert problems(watched.diagnosis) == ([] if is_mended else ["class_order"])
+
+
 def test_a_queue_of_earlier_answers_is_no_store_of_this_batchs() -> None:
     loop = Loop(steps=24)
     optimizer = loop.optimizer(loop)

@@ -526,7 +526,7 @@ def answers(
     # An output of this step before those of earlier ones, which a queue keeps beside it.
     outputs = sorted(_sources(tape, raw.sources & teachers), key=lambda each: each.call is None)
     # As it was given, too, where rows or positions of both are picked alike.
-    given = [*(_picked(nodes, each, tape) for each in outputs), *outputs]
+    given = [one for each in outputs for one in (_picked(nodes, each, tape), each)]
     given = [each for each in given if _class_dim(each.tensor) is not None and each not in students]
 
     def is_logits(source: Source) -> bool:
