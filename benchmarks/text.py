@@ -9,7 +9,7 @@ The plain loop is what one writes with transformers: shuffled batches padded to 
 mode under ``no_grad``. A stopped command goes on where it was: rows, the teacher and the cache are in ``--out``.
 
     export STILLROOM_DATA=…                                      # the folder of trec/
-    python benchmarks/text.py --out runs/bench-text              # three turns, the table of docs/results/text.md
+    python benchmarks/text.py --out runs/bench-text              # five rounds, as in docs/results/text.md
 """
 
 from __future__ import annotations
@@ -59,17 +59,13 @@ class Clock(StepHook):
         self.steps += 1
         if self.turns > TURNS or self.steps < SKIPPED or (self.steps - SKIPPED) % TURN:
             return
-        taken = 1000 * (time.process_time() - self.cpu) / TURN, 1000 * (time.perf_counter() - self.wall) / TURN
-        self.cpu = time.process_time()
+        cpu, wall = time.process_time(), time.perf_counter()
+        took = {"cpu": 1000 * (cpu - self.cpu) / TURN, "wall": 1000 * (wall - self.wall) / TURN}
+        self.cpu = cpu
         self.turns += 1
-        say(*taken)
+        print("turn", json.dumps(took), flush=True)
         sys.stdin.readline()
         self.wall = time.perf_counter()
-
-
-def say(cpu: float, wall: float) -> None:
-    """A turn's milliseconds a step, to the process that started this one."""
-    print("turn", json.dumps({"cpu": cpu, "wall": wall}), flush=True)
 
 
 def distil(method: str, seed: int, folder: Path) -> None:
@@ -169,22 +165,26 @@ def take_turns(seed: int, folder: Path) -> list[Row]:
     """A round: start all four, and let each make a turn in turn; the rows of its turns."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "STILLROOM_CACHE": str(folder / "cache")}
     command = [sys.executable, __file__, "--seed", str(seed), "--out", str(folder), "--job"]
-    running = {}
+    logs = {method: folder / f"{method}.log".replace(" ", "-") for method in METHODS}
+    running: dict[str, subprocess.Popen[str]] = {}
+    rows: list[Row] = []
     with ExitStack() as files:
-        for method in METHODS:
-            log = files.enter_context((folder / f"{method}.log".replace(" ", "-")).open("w"))
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
-            running[method] = subprocess.Popen([*command, method], env=environment, text=True, **pipes)
-            next_turn(running[method], log.name)  # all that comes before the first turn, one process after the other
-        rows = []
         try:
+            for method, log in logs.items():
+                pipes = {
+                    "stdin": subprocess.PIPE,
+                    "stdout": subprocess.PIPE,
+                    "stderr": files.enter_context(log.open("w")),
+                }
+                running[method] = subprocess.Popen([*command, method], env=environment, text=True, **pipes)
+                next_turn(running[method], log)  # all that comes before the first turn, one process after the other
             for turn in range(TURNS):
                 # Who comes first changes: what the one before left in the processor's caches is not always the same's.
                 for place in range(len(METHODS)):
                     method = METHODS[(turn + place) % len(METHODS)]
                     running[method].stdin.write("\n")
                     running[method].stdin.flush()
-                    took = next_turn(running[method], str(folder / f"{method}.log".replace(" ", "-")))
+                    took = next_turn(running[method], logs[method])
                     rows.append({"round": seed, "turn": turn, "method": method, **took})
         finally:
             for process in running.values():
@@ -192,13 +192,13 @@ def take_turns(seed: int, folder: Path) -> list[Row]:
     return rows
 
 
-def next_turn(process: subprocess.Popen[str], log: str) -> dict[str, float]:
+def next_turn(process: subprocess.Popen[str], log: Path) -> dict[str, float]:
     """What a process says at the end of its turn."""
     for line in process.stdout or ():
         if line.startswith("turn "):
             took: dict[str, float] = json.loads(line.removeprefix("turn "))
             return took
-    raise SystemExit(f"{log}: {Path(log).read_text()[-2000:]}")
+    raise SystemExit(f"{log}: {log.read_text()[-2000:]}")
 
 
 def main() -> None:

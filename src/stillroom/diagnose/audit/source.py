@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from stillroom.diagnose.syntax import called_name, is_square, last_name
+
 # A line further away belongs to another list.
 _NEAR = 2
 _ARITHMETIC: Mapping[type[ast.operator], Any] = {
@@ -190,8 +192,7 @@ def _range(node: ast.expr) -> ast.Call | None:
     """The call of ``range`` in what a loop runs over, be it inside a progress bar's."""
     if not isinstance(node, ast.Call):
         return None
-    name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
-    if name in ("range", "trange"):
+    if called_name(node) in ("range", "trange"):
         return node if not any(isinstance(each, ast.Starred) for each in node.args) else None
     return next((found for each in node.args[:1] if (found := _range(each)) is not None), None)
 
@@ -277,25 +278,14 @@ def squares_at(file: str, line: int) -> bool:
         if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or 0)
     ]
     for node in ast.walk(min(statements, key=lambda node: (node.end_lineno or 0) - node.lineno, default=ast.Pass())):
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
-            power: ast.AST = node.right
-        elif isinstance(node, ast.Call) and _named_call(node) in ("pow", "power", "square"):
-            power = node.args[-1] if node.args and _named_call(node) != "square" else ast.Constant(2)
-        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        if is_square(node):
+            return True
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
             # Of a * T * T, which is (a * T) * T, the last two factors are compared.
             left = node.left.right if isinstance(node.left, ast.BinOp) else node.left
             if ast.unparse(left) == ast.unparse(node.right):
                 return True
-            continue
-        else:
-            continue
-        if isinstance(power, ast.Constant) and power.value == 2:
-            return True
     return False
-
-
-def _named_call(node: ast.Call) -> str:
-    return _named(node.func) if isinstance(node.func, ast.Name | ast.Attribute) else ""
 
 
 def _is_rest(node: ast.BinOp) -> bool:
@@ -371,14 +361,14 @@ def _definitions(tree: ast.Module) -> Mapping[tuple[str, bool], list[ast.AST]]:
         if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign) and node.value is not None:
             for each in node.targets if isinstance(node, ast.Assign) else [node.target]:
                 if isinstance(each, ast.Name | ast.Attribute):
-                    found[_named(each), isinstance(each, ast.Attribute)].append(node.value)
+                    found[last_name(each), isinstance(each, ast.Attribute)].append(node.value)
         elif isinstance(node, ast.FunctionDef):
             functions.append(node)
             own = [each for each in ast.walk(node) if isinstance(each, ast.Return | ast.Assign)]
             for is_attribute in (False, True):
                 found[node.name, is_attribute] += own
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
-            handed[_named(node.func)].append(node)
+            handed[last_name(node.func)].append(node)
     for function in functions:
         places = [each.arg for each in function.args.args]
         for call in handed[function.name]:
@@ -389,10 +379,6 @@ def _definitions(tree: ast.Module) -> Mapping[tuple[str, bool], list[ast.AST]]:
                 if keyword.arg in places:
                     found[keyword.arg, False].append(keyword.value)
     return found
-
-
-def _named(node: ast.Name | ast.Attribute) -> str:
-    return node.id if isinstance(node, ast.Name) else node.attr
 
 
 def only_steps(file: str, lines: frozenset[int]) -> bool:

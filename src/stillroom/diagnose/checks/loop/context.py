@@ -174,30 +174,31 @@ class LoopContext:
     def _images_with_labels_of_its_training(self) -> TeacherImages:
         """The same where the loop has no labels: of images that the teacher was trained on, whatever their units."""
         asked = [
-            (own, own.teacher_call)
+            (own, own.teacher_call, own.teacher_call.inputs)
             for _, backward in self.backwards
-            if (own := backward.answers) is not None and own.teacher_call is not None and len(own.shape) == 2
+            if (own := backward.answers) is not None and len(own.shape) == 2
+            if own.teacher_call is not None and own.teacher_call.inputs is not None
+            if own.teacher_call.inputs.is_floating_point()
         ]
-        calls = [call for _, call in asked if call.inputs is not None and call.inputs.is_floating_point()]
-        network = calls[0].network if calls else None
-        taught = [
-            (own.student_call.inputs, own.labels[: len(own.student_call.inputs)])
+        if not asked:
+            raise Skip("No teacher was run on images with labels in the watched steps.")
+        first, network, shape = asked[0][0], asked[0][1].network, asked[0][2].shape[1:]
+        asked = [each for each in asked if each[1].network is network and each[2].shape[1:] == shape]
+        learnt = [
+            (own.labels, own.student_call.inputs)
             for phase in self.earlier
             for step in phase.steps
             for own in (backward.answers for backward in step.backwards)
             if own is not None and own.labels is not None and own.student_call is not None
-            if network is not None and own.student_call.network.serial == network.serial
-            if own.student_call.inputs is not None and len(own.student_call.inputs) <= len(own.labels)
+            if own.student_call.network.serial == network.serial and own.student_call.inputs is not None
         ]
-        shape = calls[0].inputs.shape[1:] if calls and calls[0].inputs is not None else None
-        taught = [each for each in taught if each[0].shape[1:] == shape]
-        given = [call.inputs for call in calls if call.network is network and call.inputs is not None]
-        given = [each for each in given if each.shape[1:] == shape]
+        learnt = [(labels, rows) for labels, rows in learnt if rows.shape[1:] == shape and len(rows) <= len(labels)]
         # Of few numbers, two rows of one class are as good as alike.
-        if network is None or not taught or taught[0][0][0].numel() < FEWEST_NUMBERS:
+        if not learnt or shape.numel() < FEWEST_NUMBERS:
             raise Skip("No teacher was run on images with labels in the watched steps.")
-        inputs, known = torch.cat(given)[:512].float(), torch.cat([each for each, _ in taught])[:1024].float()
-        labels = torch.cat([each for _, each in taught])[:1024].cpu()
+        inputs = torch.cat([rows for *_, rows in asked])[:512].float()
+        known = torch.cat([rows for _, rows in learnt])[:1024].float()
+        labels = torch.cat([each[: len(rows)] for each, rows in learnt])[:1024].cpu()
         alike, nearest = (_directions(inputs) @ _directions(known).T).max(1)
         wanted = labels[nearest.cpu()]
         same = (alike.cpu() > SAME_IMAGE) & (wanted >= 0)
@@ -207,10 +208,10 @@ class LoopContext:
             network,
             inputs[same.to(inputs.device)],
             wanted[same],
-            asked[0][0].shape[1],
+            first.shape[1],
             None,
-            most_common([call.place for call in calls]),
-            any(call.from_networks for call in calls),
+            most_common([call.place for _, call, _ in asked]),
+            any(call.from_networks for _, call, _ in asked),
         )
 
     def known_inputs(self, network: Network) -> dict[str, Tensor]:

@@ -401,7 +401,7 @@ def find_loss_function(
         "It is called with logits, not with models or batches: check the function that compares logits, or watch the "
         "training itself: stillroom audit train.py"
         if any("not callable" in why or "must be a mapping" in why for why in tried)
-        or any(_has(missing, "others") for why in tried for missing in re.findall(r"argument: '(\w+)'", why))
+        or any(_has(each, "others") for each in names)
         else "Say what each argument is: --role a=student --role b=teacher, in Python roles={'a': 'student', …}"
     )
     raise BadInput.with_message(

@@ -6,6 +6,8 @@ import ast
 import functools
 from collections.abc import Iterable, Iterator
 
+from stillroom.diagnose.syntax import called_name, is_square, last_name
+
 
 @functools.lru_cache(maxsize=8)
 def multiplies_by_square(source: str, name: str) -> bool:
@@ -28,15 +30,17 @@ def multiplies_by_square(source: str, name: str) -> bool:
         tree = ast.parse(source)
     except SyntaxError:
         return False
-    called = {name} | {bound for bound, value in _assigned(ast.walk(tree)) if _is_call(value, {name})}
+    called = {name} | {bound for bound, value in _assigned(ast.walk(tree)) if called_name(value) == name}
     for scope in [tree, *(node for node in ast.walk(tree) if isinstance(node, _FUNCTIONS))]:
         nodes = list(_own(scope))
-        values = {bound for bound, value in _assigned(nodes) if _is_call(value, called)}
+        values = {bound for bound, value in _assigned(nodes) if called_name(value) in called}
         for node in nodes:
             factors = list(_factors(node))
             if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Mult):
                 factors = [node.target, *_factors(node.value)]
-            if any(_is_call(each, called) or _last(each) in values for each in factors) and _has_square(factors):
+            if any(called_name(each) in called or last_name(each) in values for each in factors) and _has_square(
+                factors
+            ):
                 return True
     return False
 
@@ -56,17 +60,8 @@ def _assigned(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, ast.expr]]:
     for node in nodes:
         if isinstance(node, ast.Assign):
             for target in node.targets:
-                if bound := _last(target):
+                if bound := last_name(target):
                     yield bound, node.value
-
-
-def _last(node: ast.AST) -> str:
-    """The name of a variable, or of an attribute; else empty."""
-    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
-
-
-def _is_call(node: ast.AST, names: set[str]) -> bool:
-    return isinstance(node, ast.Call) and _last(node.func) in names
 
 
 def _factors(node: ast.AST) -> Iterator[ast.expr]:
@@ -79,11 +74,5 @@ def _factors(node: ast.AST) -> Iterator[ast.expr]:
 
 
 def _has_square(factors: list[ast.expr]) -> bool:
-    for each in factors:
-        if isinstance(each, ast.BinOp) and isinstance(each.op, ast.Pow):
-            if isinstance(each.right, ast.Constant) and each.right.value == 2:
-                return True
-        elif _is_call(each, {"square"}) or (_is_call(each, {"pow"}) and "2" in ast.unparse(each)):
-            return True
-    named = [ast.unparse(each) for each in factors if _last(each)]
-    return len(named) > len(set(named))
+    named = [ast.unparse(each) for each in factors if last_name(each)]
+    return any(map(is_square, factors)) or len(named) > len(set(named))
