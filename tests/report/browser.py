@@ -163,7 +163,9 @@ class Visits:
         """The page of an HTML file as the last test left it."""
         if path not in self._open:
             self._open[path] = self._stack.enter_context(self.anew(path, width=390, dark=True))
-        return self._open[path]
+        watched = self._open[path]
+        watched.page.bring_to_front()  # behind another page it draws once a second, and a click waits for two drawings
+        return watched
 
     @contextmanager
     def anew(self, path: Path, *, width: int = 1280, dark: bool = False) -> Iterator[Watched]:

@@ -6,7 +6,7 @@ import ast
 import io
 import re
 import tokenize
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -43,17 +43,28 @@ def _tree(file: str) -> ast.Module | None:
 
 
 @cache
+def _nodes_at(tree: ast.Module, line: int) -> tuple[ast.expr | ast.stmt, ...]:
+    """The statements and expressions that a line lies in, each before those inside it."""
+    found: list[ast.expr | ast.stmt] = []
+    waiting: deque[ast.AST] = deque([tree])
+    while waiting:
+        for node in ast.iter_child_nodes(waiting.popleft()):
+            if isinstance(node, ast.expr | ast.stmt):
+                if not node.lineno <= line <= (node.end_lineno or node.lineno):
+                    continue
+                found.append(node)
+            waiting.append(node)
+    return tuple(found)
+
+
+@cache
 def _loops(file: str, line: int) -> tuple[ast.For, ...]:
     """The ``for`` statements whose body holds a line, within its own function, the innermost first."""
     tree = _tree(file)
     if tree is None:
         return ()
-    inside = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.For | ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef)
-        and node.lineno <= line <= (node.end_lineno or node.lineno)
-    ]
+    scopes = (ast.For, ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
+    inside = [node for node in _nodes_at(tree, line) if isinstance(node, scopes)]
     inside.sort(key=lambda node: (node.lineno, -(node.end_lineno or 0)), reverse=True)
     found = []
     for node in inside:
@@ -138,9 +149,8 @@ def _overwritten(file: str, line: int) -> frozenset[str]:
         return frozenset()
     functions = [
         node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and node.body[0].lineno <= line <= (node.end_lineno or node.lineno)
+        for node in _nodes_at(tree, line)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.body[0].lineno <= line
     ]
     scope: ast.AST = max(functions, key=lambda node: node.lineno, default=tree)
     given: set[str] = set()
@@ -251,16 +261,17 @@ def truncated_weight(frame: Any) -> str:
     return ""
 
 
+def _nodes_of(tree: ast.Module, line: int) -> Iterator[ast.AST]:
+    """The innermost statement at a line, and what it holds."""
+    statements = [node for node in _nodes_at(tree, line) if isinstance(node, ast.stmt)]
+    return ast.walk(min(statements, key=lambda node: (node.end_lineno or 0) - node.lineno, default=ast.Pass()))
+
+
 @cache
 def _factors(tree: ast.Module, line: int) -> tuple[ast.expr, ...]:
     """What the statement at a line multiplies."""
-    statements = [
-        node for node in ast.walk(tree) if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or 0)
-    ]
-    if not statements:
-        return ()
     found: list[ast.expr] = []
-    for node in ast.walk(min(statements, key=lambda node: (node.end_lineno or 0) - node.lineno)):
+    for node in _nodes_of(tree, line):
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
             found += [each for each in (node.left, node.right) if not isinstance(each, ast.BinOp) or _is_rest(each)]
         elif isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Mult):
@@ -272,12 +283,7 @@ def _factors(tree: ast.Module, line: int) -> tuple[ast.expr, ...]:
 def squares_at(file: str, line: int) -> bool:
     """Whether the statement at a line squares a number: ``T ** 2``, ``T * T``, ``T.pow(2)``."""
     tree = _tree(file)
-    statements = [
-        node
-        for node in ast.walk(tree or ast.Module([], []))
-        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or 0)
-    ]
-    for node in ast.walk(min(statements, key=lambda node: (node.end_lineno or 0) - node.lineno, default=ast.Pass())):
+    for node in _nodes_of(tree, line) if tree is not None else ():
         if is_square(node):
             return True
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
@@ -383,17 +389,21 @@ def _definitions(tree: ast.Module) -> Mapping[tuple[str, bool], list[ast.AST]]:
 
 def only_steps(file: str, lines: frozenset[int]) -> bool:
     """Whether all ``.step(…)`` of a file stand at these lines; false where it cannot be read, or one is elsewhere."""
+    return bool(source_text(file)) and _step_lines(file) == lines
+
+
+@cache
+def _step_lines(file: str) -> frozenset[int] | None:
     tree = _tree(file)
-    if tree is None or not source_text(file):
-        return False
-    steps = {
+    if tree is None:
+        return None
+    return frozenset(
         node.lineno
         for node in ast.walk(tree)
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and node.func.attr in ("step", "step_update", "lr_step")
-    }
-    return steps <= lines and lines <= steps
+    )
 
 
 @cache
