@@ -1920,6 +1920,24 @@ STYLES: dict[str, Callable[[], Loop]] = {
 }
 
 
+def test_teachers_that_are_asked_under_vmap_are_accused_of_nothing() -> None:
+    """The mapped module's answers are other tensors than those that reach the loss."""
+    members = [Teacher().eval() for _ in range(3)]
+    skeleton = copy.deepcopy(members[0]).to("meta")
+    stacked, _ = torch.func.stack_module_state(members)
+    stacked = {name: each.detach() for name, each in stacked.items()}
+
+    def answers(loop: Loop, x: Tensor, number: int) -> Tensor:
+        one = lambda parameters: torch.func.functional_call(skeleton, parameters, (x,)).detach()  # noqa: E731
+        return torch.func.vmap(one)(stacked).softmax(-1).mean(0)
+
+    diagnosis = Loop(
+        ask=answers,
+        loss=lambda loop, z, t, y: F.cross_entropy(z, y) + F.kl_div(F.log_softmax(z, 1), t, reduction="batchmean"),
+    ).diagnosis()
+    assert problems(diagnosis) == []
+
+
 @pytest.mark.parametrize("style", STYLES)
 def test_an_audit_leaves_every_bit_as_it_is(style: str) -> None:
     ends = []

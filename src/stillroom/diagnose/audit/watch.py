@@ -274,6 +274,10 @@ class Watch:
         def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: N807 - it takes this one's place
             if not watch._on or threading.get_ident() != watch._thread:
                 return original(module, *args, **kwargs)
+            if torch._C._functorch.maybe_current_level() is not None:
+                # Under vmap a tensor stands for many, and what comes out of it is another one: nothing can be followed.
+                with watch._paused():
+                    return original(module, *args, **kwargs)
             if watch._deep and watch._tape.active:
                 if not watch._tape.is_loading:
                     return watch._deep_call(original, module, args, kwargs)
