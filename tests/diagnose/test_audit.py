@@ -2410,6 +2410,32 @@ def test_units_are_judged_by_the_labels_that_the_teacher_was_trained_on(form: st
     assert problems(watched.diagnosis) == (["teacher_input"] if is_wrong else [])
 
 
+@pytest.mark.parametrize(
+    ("form", "is_wrong"), [("raw features", True), ("standardised", False), ("noise on them", False)]
+)
+def test_units_are_judged_where_the_teacher_was_asked_before_the_loop(form: str, is_wrong: bool) -> None:
+    change = KNOWN[form][0]
+    teacher = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, CLASSES))
+    optimizer = torch.optim.Adam(teacher.parameters(), lr=0.05)
+    batches = [(change(x), y) for x, y in Loop().batches()]
+    with audit() as watched:
+        for x, y in Loop(steps=40).batches():
+            optimizer.zero_grad()
+            F.cross_entropy(teacher(standardised(x)), y).backward()
+            optimizer.step()
+        teacher.eval()
+        with torch.no_grad():
+            stored = [teacher(x) for x, _ in batches]
+        net = Student()
+        learns = torch.optim.SGD(net.parameters(), lr=0.05)
+        for (x, y), t in zip(batches, stored, strict=True):
+            z = net(x)
+            learns.zero_grad()
+            (kd(z, t) + F.cross_entropy(z, y)).backward()
+            learns.step()
+    assert problems(watched.diagnosis) == (["teacher_input"] if is_wrong else [])
+
+
 class InAnotherOrder(Teacher):
     """It numbers the classes in another way."""
 

@@ -150,7 +150,9 @@ class LoopContext:
             if inputs is not None and inputs.is_floating_point() and len(inputs) <= len(own.labels):
                 found.append((call, own))  # type: ignore[arg-type]
         if not found:
-            return self._images_with_labels_of_its_training()
+            with suppress(Skip):
+                return self._images_with_labels_of_its_training()
+            return self._images_of_stored_answers()
         network = found[0][0].network
         found = [each for each in found if each[0].network is network]
         inputs = torch.cat([call.inputs for call, _ in found if call.inputs is not None])[:512]
@@ -213,6 +215,29 @@ class LoopContext:
             most_common([call.place for _, call, _ in asked]),
             any(call.from_networks for _, call, _ in asked),
         )
+
+    def _images_of_stored_answers(self) -> TeacherImages:
+        """The student's images, where a teacher was asked about the very same before the loop."""
+        seen = [
+            (own.student_call, own.student_call.inputs, own.labels, own.shape[1])
+            for _, own in self.answers
+            if own.stored and own.labels is not None and len(own.shape) == 2 and own.student_call is not None
+            if own.student_call.inputs is not None and own.student_call.inputs.is_floating_point()
+            if len(own.student_call.inputs) <= len(own.labels)
+        ]
+        prints = {each for call, *_ in seen for each in call.prints}
+        students = {id(each.module()) for each in self.students}
+        for one in self.asked if prints else ():
+            asked_before = id(one.network.module()) not in students and one.phases <= self.phase.number
+            if not asked_before or one.live or len(prints & one.prints) < 0.5 * len(prints):
+                continue
+            inputs = torch.cat([rows for _, rows, *_ in seen if rows.shape[1:] == seen[0][1].shape[1:]])[:512]
+            labels = torch.cat([each[: len(rows)] for _, rows, each, _ in seen if rows.shape[1:] == inputs.shape[1:]])
+            valid = labels[: len(inputs)] >= 0
+            if one.classes == seen[0][3] and int(valid.sum()) >= FEWEST:
+                labels = labels[: len(inputs)][valid].cpu()
+                return TeacherImages(one.network, inputs[valid], labels, one.classes, None, one.place)
+        raise Skip("No teacher was run on images with labels in the watched steps.")
 
     def known_inputs(self, network: Network) -> dict[str, Tensor]:
         """What a network was trained on in an earlier phase, or else evaluated on, float [N, …], and which it was."""
