@@ -219,25 +219,23 @@ class LoopContext:
     def _images_of_stored_answers(self) -> TeacherImages:
         """The student's images, where a teacher was asked about the very same before the loop."""
         seen = [
-            (own.student_call, own.student_call.inputs, own.labels, own.shape[1])
+            (own, own.student_call, own.student_call.inputs, own.labels)
             for _, own in self.answers
             if own.stored and own.labels is not None and len(own.shape) == 2 and own.student_call is not None
             if own.student_call.inputs is not None and own.student_call.inputs.is_floating_point()
             if len(own.student_call.inputs) <= len(own.labels)
         ]
-        prints = {each for call, *_ in seen for each in call.prints}
-        students = {id(each.module()) for each in self.students}
-        for one in self.asked if prints else ():
-            asked_before = id(one.network.module()) not in students and one.phases <= self.phase.number
-            if not asked_before or one.live or len(prints & one.prints) < 0.5 * len(prints):
-                continue
-            inputs = torch.cat([rows for _, rows, *_ in seen if rows.shape[1:] == seen[0][1].shape[1:]])[:512]
-            labels = torch.cat([each[: len(rows)] for _, rows, each, _ in seen if rows.shape[1:] == inputs.shape[1:]])
-            valid = labels[: len(inputs)] >= 0
-            if one.classes == seen[0][3] and int(valid.sum()) >= FEWEST:
-                labels = labels[: len(inputs)][valid].cpu()
-                return TeacherImages(one.network, inputs[valid], labels, one.classes, None, one.place)
-        raise Skip("No teacher was run on images with labels in the watched steps.")
+        asked = self._asked_before({each for _, call, *_ in seen for each in call.prints})
+        one = next((one for one in asked if not one.live and one.classes == seen[0][0].shape[1]), None)
+        if one is None:
+            raise Skip("No teacher was run on images with labels in the watched steps.")
+        seen = [each for each in seen if each[2].shape[1:] == seen[0][2].shape[1:]]
+        inputs = torch.cat([rows for *_, rows, _ in seen])[:512]
+        labels = torch.cat([each[: len(rows)] for *_, rows, each in seen])[:512]
+        valid = labels >= 0
+        if int(valid.sum()) < FEWEST:
+            raise Skip("Too few labels were seen with the teacher's answers.")
+        return TeacherImages(one.network, inputs[valid], labels[valid].cpu(), one.classes, None, one.place)
 
     def known_inputs(self, network: Network) -> dict[str, Tensor]:
         """What a network was trained on in an earlier phase, or else evaluated on, float [N, …], and which it was."""
@@ -294,13 +292,15 @@ class LoopContext:
         seen = {
             print_ for step in self.steps for call in step.calls if call.role == "student" for print_ in call.prints
         }
+        return next((one for one in self._asked_before(seen) if one.kept), None)
+
+    def _asked_before(self, prints: set[tuple[float, float]]) -> Iterator[InferenceCall]:
+        """Answers of networks that do not learn to half of these images or more, asked before the student learnt."""
         students = {id(each.module()) for each in self.students}
-        for one in self.asked:
-            if id(one.network.module()) in students or not one.kept or one.phases > self.phase.number:
-                continue
-            if seen and len(seen & one.prints) >= 0.5 * len(seen):
-                return one
-        return None
+        for one in self.asked if prints else ():
+            before = one.phases <= self.phase.number and id(one.network.module()) not in students
+            if before and len(prints & one.prints) >= 0.5 * len(prints):
+                yield one
 
     @lazy
     def kept_target(self) -> tuple[list[Step], Network] | None:
