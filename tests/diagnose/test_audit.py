@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -1590,6 +1591,29 @@ def test_a_schedule_is_held_against_the_loops_around_the_step(make: Any, problem
                 optimizer.step()
                 if make not in (never_scheduled, rated_by_hand):
                     loop.extra.step()
+    assert problems(watched.diagnosis) == (["schedule"] if problem else [])
+
+
+@pytest.mark.parametrize(("milestones", "problem"), [([5, 9], True), ([60, 90], False)])
+def test_milestones_long_before_the_end_of_a_stream_are_told_when_it_has_ended(
+    milestones: list[int], problem: bool
+) -> None:
+    """No loop says how many epochs there are: batches come without end, and the last is known by a number."""
+    teacher, student = Teacher().eval(), Student()
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+    batches = itertools.cycle(Loop().batches())
+    with audit() as watched:
+        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones)
+        left = 120
+        while left:
+            x, y = next(batches)
+            with torch.no_grad():
+                t = teacher(x)
+            optimizer.zero_grad()
+            (F.cross_entropy(student(x), y) + kd(student(x), t)).backward()
+            optimizer.step()
+            schedule.step()
+            left -= 1
     assert problems(watched.diagnosis) == (["schedule"] if problem else [])
 
 

@@ -393,6 +393,9 @@ def loss(logits, teacher_logits, labels):
         ("loss = 0.5 * kd(z, t, T)", "problem"),
         ("value = kd(z, t, T)\n    loss = ce + args.T**2 * value", "ok"),
         ("loss = kd(z, t, T) * (T * T)", "ok"),
+        ("loss = 0.1 * ce + 14.4 * kd(z, t, T)", "ok"),
+        ("weight = 14.4\n    loss = ce + weight * kd(z, t, T)", "ok"),
+        ("loss = ce + 4 * kd(z, t, T)", "problem"),
     ],
 )
 def test_a_power_of_the_temperature_may_be_where_the_file_calls_the_loss(
@@ -411,7 +414,7 @@ def train(z, t, T, ce, args):
     )
     found = {each.check: each for each in check_loss(load_loss(f"{file}:kd"), num_classes=10).findings}
     assert found["loss_scale"].verdict == verdict
-    assert ("by a square" in found["loss_identity"].summary) == (verdict == "ok")
+    assert ("a factor makes up" in found["loss_identity"].summary) == (verdict == "ok")
 
 
 class TeachersTerm(nn.Module):

@@ -390,11 +390,12 @@ def one_class_batches(context: LoopContext) -> CheckResult:
 
 # A schedule that is over in this share of the training has not been made for it.
 EARLY = Limits(0.3, 0.3, "Schedules end with the training; the last milestone is usually at 60% to 90% of it.")
+FORGOTTEN = Limits(0.1, 0.1, "Where the loops do not say how many epochs there are: a third of what is early.")
 
 
 @check(
     threshold="A schedule is stepped as often as it is made for.",
-    limits=(EARLY,),
+    limits=(EARLY, FORGOTTEN),
     source="A schedule of E epochs that is stepped with every batch is over after E batches; one that is never stepped "
     "changes nothing.",
     problem="The schedule is stepped at the wrong places",
@@ -466,6 +467,16 @@ def schedule(context: LoopContext) -> CheckResult:
             f"{fallen[0]} of {made} on.",
             "Step it where the optimizer is stepped." if often else "Step it once an epoch.",
             "optimizer.step()\nscheduler.step()" if often else after_epoch,
+            where,
+        )
+    # Nothing says how long an epoch is, and the training has gone on long after.
+    endless = per_batch and ended and not phase.planned and made >= 100
+    if endless and one.name == "MultiStepLR" and over and over < FORGOTTEN.problem * made:
+        return problem(
+            f"{one.name} comes to its last milestone after {over} of {made} steps and is stepped with every batch: "
+            f"{1 - over / made:.0%} of the training is at its smallest rate.",
+            by_epoch,
+            after_epoch,
             where,
         )
     long = one.period and not per_batch and 0.9 * planned <= one.period <= 1.1 * planned

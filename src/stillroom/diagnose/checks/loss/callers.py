@@ -4,33 +4,42 @@ from __future__ import annotations
 
 import ast
 import functools
+import math
 from collections.abc import Iterable, Iterator
 
 from stillroom.diagnose.syntax import called_name, is_square, last_name
 
 
 @functools.lru_cache(maxsize=8)
-def multiplies_by_square(source: str, name: str) -> bool:
-    """Whether a file that calls a loss multiplies its value by a square, as τ² outside the function that lacks it.
+def makes_up_for_square(source: str, name: str, tau: float) -> bool:
+    """Whether a file that calls a loss multiplies its value by τ², outside the function that lacks it.
+
+    A square of anything does, and so does a number that can only be a weight with τ² in it: above 1, and from half of
+    τ² on.
 
     Args:
         source: the file's text.
         name: the function or class; an instance is known by the variable that it is bound to.
+        tau: the loss's temperature.
 
-    >>> multiplies_by_square("kd = soft(z, t, T)\\nloss = ce + alpha * T**2 * kd", "soft")
+    >>> makes_up_for_square("kd = soft(z, t, T)\\nloss = ce + alpha * T**2 * kd", "soft", 4)
     True
-    >>> multiplies_by_square("self.soft = Soft(T)\\nloss = self.soft(z, t) * (T * T)", "Soft")
+    >>> makes_up_for_square("self.soft = Soft(T)\\nloss = self.soft(z, t) * (T * T)", "Soft", 4)
     True
-    >>> multiplies_by_square("loss = T * soft(z, t, T)", "soft")
+    >>> makes_up_for_square("W = 14.4\\nloss = .1 * ce + W * soft(z, t)", "soft", 4)
+    True
+    >>> makes_up_for_square("loss = .9 * T * soft(z, t, T)", "soft", 4)
     False
-    >>> multiplies_by_square("def one():\\n    x = soft(z, t)\\ndef two(x):\\n    return x * w**2", "soft")
+    >>> makes_up_for_square("def one():\\n    x = soft(z, t)\\ndef two(x):\\n    return x * w**2", "soft", 4)
     False
     """
     try:
         tree = ast.parse(source)
     except SyntaxError:
         return False
-    called = {name} | {bound for bound, value in _assigned(ast.walk(tree)) if called_name(value) == name}
+    bound_to = list(_assigned(ast.walk(tree)))
+    called = {name} | {bound for bound, value in bound_to if called_name(value) == name}
+    numbers = {bound: value.value for bound, value in bound_to if isinstance(value, ast.Constant)}
     for scope in [tree, *(node for node in ast.walk(tree) if isinstance(node, _FUNCTIONS))]:
         nodes = list(_own(scope))
         values = {bound for bound, value in _assigned(nodes) if called_name(value) in called}
@@ -38,9 +47,11 @@ def multiplies_by_square(source: str, name: str) -> bool:
             factors = list(_factors(node))
             if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Mult):
                 factors = [node.target, *_factors(node.value)]
-            if any(called_name(each) in called or last_name(each) in values for each in factors) and _has_square(
-                factors
-            ):
+            if not any(called_name(each) in called or last_name(each) in values for each in factors):
+                continue
+            known = [each.value if isinstance(each, ast.Constant) else numbers.get(last_name(each)) for each in factors]
+            weight = math.prod(each for each in known if isinstance(each, int | float))
+            if _has_square(factors) or weight > max(1, tau**2 / 2):
                 return True
     return False
 

@@ -32,7 +32,7 @@ from stillroom.diagnose.checks.loss.call import (
     word_set,
     words_of,
 )
-from stillroom.diagnose.checks.loss.callers import multiplies_by_square
+from stillroom.diagnose.checks.loss.callers import makes_up_for_square
 from stillroom.diagnose.checks.loss.identify import (
     GradientSample,
     LossFit,
@@ -666,11 +666,10 @@ class LossContext:
         name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.given.name).lower()
         return not {"sum", "summed", "sums", "total"}.isdisjoint(name.rpartition(".")[2].split("_"))
 
-    @property
-    def is_squared_by_its_caller(self) -> bool:
-        """Whether the file of the loss multiplies what it gives by a square: τ² is there, outside of it."""
+    def is_squared_by_its_caller(self, tau: float) -> bool:
+        """Whether the file of the loss multiplies what it gives by τ², outside of it."""
         source = _source(self.subject)
-        return source is not None and multiplies_by_square(source, self.given.name.rpartition(".")[2])
+        return source is not None and makes_up_for_square(source, self.given.name.rpartition(".")[2], tau)
 
     def _part(self, side: Side, loss: LossFunction) -> float:
         """How much the gradient moves with the teacher's answer, or with the labels."""

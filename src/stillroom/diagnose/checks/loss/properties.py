@@ -490,14 +490,15 @@ def _other_reasons(term: NamedTerm) -> bool:
     return any("τ" not in reason for reason in term.reasons)
 
 
-_BY_CALLER = "; where its file calls it, its value is multiplied by a square"
+_BY_CALLER = "; where its file calls it, a factor makes up for it"
 
 
 def _is_made_up_for(context: LossContext, terms: Sequence[NamedTerm]) -> bool:
-    """Whether all that a loss of one term lacks is a power of τ, and the file that calls it has a square there."""
+    """Whether all that a loss of one term lacks is a power of τ, and the file that calls it puts it there."""
     factor = terms[0].factor if len(terms) == 1 else None
     lacks = factor is not None and factor < 1 and not _other_reasons(terms[0])
-    return lacks and context.is_squared_by_its_caller
+    tau = terms[0].temperature if lacks else None
+    return tau is not None and context.is_squared_by_its_caller(tau)
 
 
 def _feature_scale(context: LossContext) -> CheckResult:
