@@ -18,6 +18,7 @@ from stillroom.errors import BadInput
 from stillroom.files import digest
 from stillroom.memory import in_parts
 from stillroom.models.fold import activate_in_place, fold_batchnorm, left_unfolded
+from stillroom.models.fuse import fuse_convolutions
 from stillroom.models.modes import device_of, freeze, to_channels_last
 from stillroom.models.prepared import EVALUATION_BATCH, PreparedModel, predict
 from stillroom.models.preprocess import Preprocess, known_classes
@@ -91,6 +92,8 @@ class LiveTeacher:
         freeze(copy).eval().to(device)
         inputs = self.preprocess(example.to(device))
         self.model = to_channels_last(copy, inputs)
+        if precision == torch.float32 and not taps and not self._gradients:
+            self.model = fuse_convolutions(self.model, inputs)
         activate_in_place(self.model, inputs, keep=taps)
         self._taps = TapReader(self.model, taps, field="teacher")
         self._fishers = tuple(fishers)
