@@ -1890,6 +1890,25 @@ def test_a_step_with_a_closure_is_seen_whole() -> None:
     assert "in 5 of 5 watched steps" in finding.summary
 
 
+def test_a_line_search_that_evaluates_its_closure_again_loses_no_gradient() -> None:
+    loop = Loop()
+    optimizer = torch.optim.LBFGS(loop.student.parameters(), lr=0.5, max_iter=12, line_search_fn="strong_wolfe")
+    x, y = (torch.cat(each) for each in zip(*loop.batches(), strict=True))
+    with torch.no_grad():
+        t = loop.teacher(x)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = kd(loop.student(x), t) + 0.1 * F.cross_entropy(loop.student(x), y)
+        loss.backward()
+        return loss
+
+    with audit() as watched:
+        for _ in range(4):
+            optimizer.step(closure)
+    assert not problems(watched.diagnosis)
+
+
 @pytest.mark.parametrize(("parts", "verdict"), [(2, "ok"), (1, "warning")])
 def test_an_accumulated_loss_is_divided_though_its_weight_is_large(parts: int, verdict: str) -> None:
     loop = Loop(step=lambda loop, optimizer, loss: accumulated(loop, optimizer, loss, parts))
@@ -2432,6 +2451,40 @@ def test_units_are_judged_by_the_labels_that_the_teacher_was_trained_on(form: st
             kd(student(given[form][rows]), teacher(given[form][rows])).backward()
             optimizer.step()
     assert problems(watched.diagnosis) == (["teacher_input"] if is_wrong else [])
+
+
+SAME_IMAGES: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
+    "as trained": (lambda x: x, False),
+    "a fifth": (lambda x: x / 5, True),
+    "moved": (lambda x: x + 3, True),
+    "noise on them": (lambda x: x / 2 + 0.1 * torch.randn_like(x), False),
+    "each its own brightness": (lambda x: x * torch.empty(len(x), 1).uniform_(0.2, 0.6), False),
+}
+
+
+@pytest.mark.parametrize("form", list(SAME_IMAGES))
+def test_the_very_images_in_other_units_are_told_though_every_label_is_named(form: str) -> None:
+    """Classes so far apart that the teacher names them in any units: only how sure it is changes."""
+    change, is_wrong = SAME_IMAGES[form]
+    centres = 3 * torch.randn(CLASSES, 32)
+    y = torch.randint(CLASSES, (20 * ROWS,))
+    x = centres[y] + 0.1 * torch.randn(len(y), 32)
+    teacher, student = (nn.Linear(32, CLASSES) for _ in range(2))
+    with audit() as watched:
+        for network, asked in ((teacher, False), (student, True)):
+            optimizer = torch.optim.SGD(network.parameters(), lr=0.003 if network is teacher else 0.05)
+            for rows in torch.arange(len(y)).split(ROWS):
+                loss = F.cross_entropy(network(x[rows]), y[rows])
+                if asked:
+                    with torch.no_grad():
+                        answers = teacher(change(x[rows]))
+                    loss = loss + kd(network(x[rows]), answers)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            network.eval()
+    found = problems(watched.diagnosis)
+    assert ("teacher_input" in found) is is_wrong
 
 
 @pytest.mark.parametrize(

@@ -370,6 +370,27 @@ def test_two_maps_of_attention_are_features_though_their_names_do_not_say_so() -
     assert any(each.check == "loss_minimum" and each.verdict == "ok" for each in found.findings)
 
 
+@pytest.mark.parametrize(
+    ("soft", "verdict"), [("s[real], t[real]", "ok"), ("s.flatten(0, 1), t.flatten(0, 1)", "problem")]
+)
+def test_the_label_of_padding_may_be_another(tmp_path: Path, soft: str, verdict: str) -> None:
+    file = tmp_path / "tokens.py"
+    file.write_text(
+        f"""import torch.nn.functional as F
+
+def kl(s, t):
+    return 4 * F.kl_div((s / 2).log_softmax(-1), (t / 2).softmax(-1), reduction="batchmean")
+
+def token_kd(s, t, labels):
+    "[B, L, K], [B, L, K], [B, L]: labels of padding are -1."
+    real = labels.ne(-1)
+    return 0.7 * kl({soft}) + 0.3 * F.cross_entropy(s[real], labels[real])
+"""
+    )
+    found = {each.check: each.verdict for each in check_loss(load_loss(f"{file}:token_kd"), num_classes=10).findings}
+    assert found["ignored_rows"] == verdict
+
+
 @pytest.mark.parametrize(("says", "verdict"), [("", "warning"), ("# rows are padded to one length", "problem")])
 def test_padding_is_a_problem_where_the_script_speaks_of_it(tmp_path: Path, says: str, verdict: str) -> None:
     file = tmp_path / "pairs.py"

@@ -156,6 +156,7 @@ class Watch:
         self._batches: tuple[weakref.ref[Any], int] | None = None
         # Optimizers whose parameters held gradients when the first backward of a step began.
         self._left_over: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+        self._searching = False  # whether a closure is evaluated inside a step, which may do so several times
 
     # Start, stop, and what is patched in between.
 
@@ -419,6 +420,7 @@ class Watch:
         skipped = bool(self._window.backwards) and "zero_grad" in names[_last(names, "backward") :]
         if self._window.closing or skipped:
             # Where the gradients were cleared and no optimizer stepped, a step was skipped.
+            self._window.gradients |= {"searched"} if skipped and self._searching else set()
             self._close_window(keep_tape=True)
         where = place(4)
         text = str(where) if where else None
@@ -477,7 +479,7 @@ class Watch:
         self.seen_optimizer = True
         if not self._deep:
             return
-        closure = len(args) > 1 or kwargs.get("closure") is not None
+        closure = self._searching = len(args) > 1 or kwargs.get("closure") is not None
         with self._quiet:
             if closure and self._window.closing:
                 self._close_window()  # the closure computes the next step
@@ -526,6 +528,7 @@ class Watch:
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if not self._mine():
             return
+        self._searching = False
         self._schedules.note_step(optimizer)
         self._steps_made += 1
         if self._window.stepping:

@@ -15,6 +15,7 @@ from stillroom.diagnose.chance import exceeds_chance
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.loop.context import (
     FEWEST,
+    FEWEST_NUMBERS,
     LoopContext,
     TeacherImages,
     accuracy,
@@ -717,6 +718,17 @@ def teacher_input(context: LoopContext) -> CheckResult:
     right, rows = images.correct(), len(images.labels)
     given = float(right.float().mean())
     evidence: dict[str, object] = {"accuracy": given, "rows": rows}
+    rescaled = _other_units(context, images)
+    if rescaled is not None:
+        scale, shift, moved = rescaled
+        return CheckResult(
+            "problem",
+            f"The teacher {images.network.shown} is given images that this script trained it on in other units, times "
+            f"{scale:.3g} and {shift:+.3g}: its answers move by {moved:.0%} of their probability.",
+            {**evidence, "scale": scale, "shift": shift, "moved": moved},
+            Remedy("Give the teacher the input that it was trained on: its own normalisation and scale."),
+            location=images.place,
+        )
     if given > 1 - GAIN.problem:
         return CheckResult(
             "ok", f"The teacher names {given:.0%} of {rows} labels on the input that it is given.", evidence
@@ -756,6 +768,64 @@ def teacher_input(context: LoopContext) -> CheckResult:
 _OTHER_MEAN, _OTHER_DEVIATION = 0.5, 1.5
 # How far from 0 the means of standardised features are, in deviations.
 _STANDARDISED = 0.2
+
+
+# Images that are the same but for a scale and a shift, by the cosine of their pixels around their mean; how many are
+# asked for; how far their scales and shifts may be apart; by how much of its probability an answer must move.
+_SAME_PIXELS, _FEWEST_PAIRS, _SAME_SCALE, _MOVED = 1 - 1e-5, 8, 1e-3, 0.05
+
+
+def _other_units(context: LoopContext, images: TeacherImages) -> tuple[float, float, float] | None:
+    """Scale and shift from what the script trained the teacher on to the same images now, and how far answers move.
+
+    Few labels, or easy ones, may be named all the same; the answer's softness is another.
+    """
+    known = context.known_inputs(images.network).get("trained on")
+    given = images.inputs
+    if known is None or images.from_networks or known.shape[1:] != given.shape[1:] or known.dim() not in (2, 4):
+        return None
+    given, known = given.double(), known.double()
+    undone, found = given.clone(), None
+    for channel in range(given.shape[1] if given.dim() == 4 else 1):
+        own, other = (each[:, channel].flatten(1) if each.dim() == 4 else each for each in (given, known))
+        between = _scale_and_shift(own, other)
+        if between is None:
+            return None
+        scale, shift = between
+        part = undone[:, channel] if given.dim() == 4 else undone
+        part.sub_(shift).div_(scale)
+        if abs(math.log(scale)) > math.log(_OTHER_DEVIATION) or abs(shift) > _OTHER_MEAN * float(other.std()):
+            found = between
+    if found is None:
+        return None
+    with suppress(Skip):
+        answers = [ask(images.network, each.to(images.inputs), images.classes) for each in (images.inputs, undone)]
+        moved = float((answers[0].softmax(1) - answers[1].softmax(1)).abs().sum(1).mean()) / 2
+        return (*found, moved) if moved > _MOVED else None
+    return None
+
+
+def _scale_and_shift(given: Tensor, known: Tensor) -> tuple[float, float] | None:
+    """given = scale · known + shift, where rows of both are the same but for these, and those are the same for all."""
+    if known.shape[1] < FEWEST_NUMBERS:
+        return None
+    means = [each.mean(1) for each in (given, known)]
+    sizes = [
+        (each - mean[:, None]).norm(dim=1).clamp_min(1e-12) for each, mean in zip((given, known), means, strict=True)
+    ]
+    rows = [(e - m[:, None]) / n[:, None] for e, m, n in zip((given, known), means, sizes, strict=True)]
+    cosine, place = (rows[0] @ rows[1].T).max(1)
+    same = cosine > _SAME_PIXELS
+    if int(same.sum()) < _FEWEST_PAIRS:
+        return None
+    place = place[same]
+    scales = sizes[0][same] / sizes[1][place]
+    scale = float(scales.median())
+    shifts = means[0][same] - scale * means[1][place]
+    shift = float(shifts.median())
+    spread = float(known.std()) * scale
+    apart = max(float((scales / scale - 1).abs().max()), float((shifts - shift).abs().max()) / spread)
+    return (scale, shift) if apart < _SAME_SCALE else None
 
 
 def _known_units(context: LoopContext, images: TeacherImages) -> dict[str, Callable[[Tensor], Tensor]]:

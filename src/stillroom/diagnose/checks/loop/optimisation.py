@@ -102,18 +102,19 @@ def _misused_gradients(context: LoopContext) -> CheckResult | None:
             location=_line_of(cleared, "zero_grad"),
         )
     lines = {each.place for step in stepped for each in step.backwards}
+    watched = context.phase.complete_steps
     lost = [
         step
-        for step in context.steps
+        for step in watched
         if not step.stepped
         and step.backwards
         and all(each.place in lines and each.gradient_finite and not each.scaled for each in step.backwards)
         and all(each.value is not None and math.isfinite(each.value) for each in step.backwards)
     ]
-    if stepped and len(lost) > 0.55 * len(context.steps):
+    if stepped and len(lost) > 0.55 * len(watched):
         return CheckResult(
             "problem",
-            f"The gradients of {len(lost)} of {len(context.steps)} backward() are cleared before a step uses them: of "
+            f"The gradients of {len(lost)} of {len(watched)} backward() are cleared before a step uses them: of "
             "what is to be accumulated the last part alone is left.",
             {"lost": len(lost)},
             Remedy(
@@ -506,26 +507,27 @@ def schedule(context: LoopContext) -> CheckResult:
     title="Steps",
 )
 def skipped_steps(context: LoopContext) -> CheckResult:
-    made = [step for step in context.steps if step.stepped]
-    if not context.steps:
+    watched = context.phase.complete_steps
+    made = [step for step in watched if step.stepped]
+    if not watched:
         raise Skip("No step was watched.")
-    losses = [each for step in context.steps for each in step.backwards]
+    losses = [each for step in watched for each in step.backwards]
     usable = all(each.gradient_finite and not each.scaled and each.not_finite is None for each in losses)
-    cleared = sum(any(name == "zero_grad" for name, _ in step.events) for step in context.steps)
-    if not made and usable and len(context.steps) >= 8 and cleared >= 0.8 * len(context.steps):
+    cleared = sum(any(name == "zero_grad" for name, _ in step.events) for step in watched)
+    if not made and usable and len(watched) >= 8 and cleared >= 0.8 * len(watched):
         return CheckResult(
             "problem",
-            f"optimizer.step() is called in none of {len(context.steps)} watched steps: gradients are made and "
+            f"optimizer.step() is called in none of {len(watched)} watched steps: gradients are made and "
             "cleared, and the student stays as it is.",
             {"steps": 0},
             Remedy("Call it after backward().", code="optimizer.step()"),
             location=most_common([each.place for each in losses]),
         )
-    if len(made) >= 0.5 * len(context.steps):
+    if len(made) >= 0.5 * len(watched):
         return CheckResult("ok", "The watched steps end in optimizer.step().")
     return CheckResult(
         "warning",
-        f"{len(context.steps) - len(made)} of {len(context.steps)} watched steps end without optimizer.step().",
+        f"{len(watched) - len(made)} of {len(watched)} watched steps end without optimizer.step().",
         {"steps": len(made)},
         Remedy("Look at why they are skipped: see the other findings."),
         location=most_common([backward.place for _, backward in context.backwards]),

@@ -237,7 +237,8 @@ class Step:
     # A network that no optimizer holds and whose gradients were clipped with the others.
     clipped_for: Network | None = None
     # How the gradients that it used were treated: ``left_over`` where those of the step before were still there,
-    # ``cleared`` where none was left, ``scaled`` where a gradient scaler's factor was on them.
+    # ``cleared`` where none was left, ``scaled`` where a gradient scaler's factor was on them; ``searched`` where the
+    # optimizer itself went on to another evaluation of its closure, as a line search does.
     gradients: frozenset[str] = frozenset()
     clips_others: bool = False  # whether it clips nothing that an optimizer which steps holds
     clipped_share: float = 0.0  # their share of the squared norm that was clipped
@@ -371,6 +372,11 @@ class Phase:
     # evaluation mode all the same.
     switched_on: set[int] = field(default_factory=set)
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def complete_steps(self) -> list[Step]:
+        """The watched steps without evaluations of a closure that its optimizer only looked at."""
+        return [step for step in self.steps if "searched" not in step.gradients]
 
     @property
     def distils(self) -> bool:

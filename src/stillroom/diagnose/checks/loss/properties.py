@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
-from stillroom.diagnose.checks.loss.call import Role, draw_tensors
+from stillroom.diagnose.checks.loss.call import Role, Tensors, draw_tensors
 from stillroom.diagnose.checks.loss.context import BATCH, LENGTH, NOTHING, LossContext
 from stillroom.diagnose.checks.loss.identify import NAMES, FittedTerm, NamedTerm, exponent
 from stillroom.diagnose.checks.loss.words import (
@@ -832,6 +832,8 @@ def ignored_rows(context: LossContext) -> CheckResult:
         raise Skip("The loss gives the student no gradient.")
     share = float(gradient[hidden].norm() / gradient.norm().clamp(min=1e-300))
     evidence = {"share_at_ignored": share}
+    if share > 1e-4 and "labels" in tensors and _leaves_out(context, tensors, hidden, -1):
+        return CheckResult("ok", "Positions with label −1 get no gradient: that is its padding.", evidence)
     if not _finite(gradient) or not _finite(found.value):
         return CheckResult(
             "problem", "With ignored positions it is not finite.", evidence, Remedy("Mask before the mean.")
@@ -857,6 +859,17 @@ def ignored_rows(context: LossContext) -> CheckResult:
             Remedy("Divide by the number of positions that count.", code="(kl * valid).sum() / valid.sum()"),
         )
     return CheckResult("ok", "Ignored positions get no gradient.", evidence)
+
+
+def _leaves_out(context: LossContext, tensors: Tensors, hidden: Tensor, label: int) -> bool:
+    """Whether positions with a label get no gradient, and those of another position do."""
+    try:
+        given = context.loss({**tensors, "labels": tensors["labels"].masked_fill(hidden, label)}).student
+    except Exception:  # a label that it does not know, in whatever words
+        return False
+    if given is None or not _finite(given):
+        return False
+    return float(given[hidden].norm()) <= 1e-4 * float(given.norm())
 
 
 @check(
