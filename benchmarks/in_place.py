@@ -1,10 +1,11 @@
-"""What a frozen teacher gains by activations in place, by convolutions that sum and cut off, and by memory that is kept.
+"""What a frozen teacher gains by activations in place, by fused convolutions, and by memory that is kept.
 
     python benchmarks/in_place.py [--rounds 7] [--threads 1]
 
-Batch norms folded, channels-last memory, CPU time of one image: activations as they come, in place, and fused with their
-convolutions, in turns; medians, and the median of the last two's ratios. Each model with freed memory as the C library handles it, as it does once
-a block of 31 MiB was freed (the limits that it then sets itself), and kept (``reuse_memory``); processes of their own.
+Batch norms folded, channels-last memory, CPU time of one image: activations as they come, in place, and fused with
+their convolutions and the sums between, in turns; medians, and the median of the last two's ratios. Each model with
+freed memory as the C library handles it, as it does once a block of 31 MiB was freed (the limits that it then sets
+itself), and kept (``reuse_memory``); processes of their own.
 """
 
 from __future__ import annotations

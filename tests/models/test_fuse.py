@@ -127,6 +127,26 @@ def test_a_view_that_is_read_later_is_found_by_the_example() -> None:
     assert fuse_convolutions(model, IMAGES[:2]) is model
 
 
+class BatchBakedIn(Net):
+    """Its trace holds the batch that it was traced with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = 2 if isinstance(x, fx.Proxy) else len(x)
+        return self.relu(self.first(x)) * torch.ones(rows, 1, 1, 1)
+
+
+class Random(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.first(x)) + torch.rand(1)
+
+
+@pytest.mark.parametrize("make", [BatchBakedIn, Random])
+def test_what_a_trace_would_hold_as_a_constant_is_found_by_the_example(make: type[Net]) -> None:
+    model = make().eval()
+    assert _fused(model) is not None
+    assert fuse_convolutions(model, IMAGES[:2]) is model
+
+
 def test_a_model_with_hooks_or_in_another_type_is_left_alone() -> None:
     model = Residual().eval()
     assert fuse_convolutions(model, IMAGES[:2].double()) is model

@@ -95,7 +95,8 @@ def activate_in_place(model: nn.Module, example: Tensor, *, keep: Collection[str
     >>> activate_in_place(net, torch.zeros(1, 3, 8, 8), keep=["2"]), net[1].inplace, net[3].inplace
     (1, True, False)
     """
-    traced = _trace(model)
+    waiting = any(isinstance(module, _ACTIVATIONS) and not module.inplace for module in model.modules())
+    traced = _trace(model) if waiting else None
     if traced is None:
         return 0
     graph, copy = traced

@@ -42,7 +42,9 @@ def fuse_convolutions(model: nn.Module, example: Tensor) -> nn.Module:
     try:
         with torch.no_grad():
             fused = _fused(model)
-            same = fused is not None and torch.equal(fused(example.clone()), model(example.clone()))
+            # Of two sizes: what a trace takes for a constant must not be the batch's.
+            tried = [example, example[1:]] if len(example) > 1 else [example]
+            same = fused is not None and all(torch.equal(fused(x.clone()), model(x.clone())) for x in tried)
     except Exception:  # in whatever words a model refuses to be traced, or an operation its input
         return model
     return fused if fused is not None and same else model
