@@ -1595,7 +1595,7 @@ def test_a_schedule_is_held_against_the_loops_around_the_step(make: Any, problem
 
 
 @pytest.mark.parametrize(("milestones", "problem"), [([5, 9], True), ([60, 90], False)])
-def test_milestones_long_before_the_end_of_a_stream_are_told_when_it_has_ended(
+def test_milestones_long_before_the_end_of_a_stream_are_reported_when_it_has_ended(
     milestones: list[int], problem: bool
 ) -> None:
     """No loop says how many epochs there are: batches come without end, and the last is known by a number."""
@@ -2463,7 +2463,7 @@ SAME_IMAGES: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
 
 
 @pytest.mark.parametrize("form", list(SAME_IMAGES))
-def test_the_very_images_in_other_units_are_told_though_every_label_is_named(form: str) -> None:
+def test_the_very_images_in_other_units_are_reported_though_every_label_is_named(form: str) -> None:
     """Classes so far apart that the teacher names them in any units: only how sure it is changes."""
     change, is_wrong = SAME_IMAGES[form]
     centres = 3 * torch.randn(CLASSES, 32)
