@@ -703,7 +703,8 @@ def teacher_weak(context: LoopContext) -> CheckResult:
 
 @check(
     threshold="No other scale, normalisation or channel order of its input lets the teacher name 15 points more of the "
-    f"labels, nor {GAIN.problem:.0%} more and half of its errors fewer.",
+    f"labels, nor {GAIN.problem:.0%} more and half of its errors fewer; images that the script trained it on come in "
+    "the same units.",
     limits=(GAIN,),
     source="A teacher sees what it was trained on only through the same preprocessing.",
     problem="The teacher's input is not what it was trained on",

@@ -666,7 +666,7 @@ class LossContext:
         name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.given.name).lower()
         return not {"sum", "summed", "sums", "total"}.isdisjoint(name.rpartition(".")[2].split("_"))
 
-    def is_squared_by_its_caller(self, tau: float) -> bool:
+    def is_made_up_for_by_its_caller(self, tau: float) -> bool:
         """Whether the file of the loss multiplies what it gives by τ², outside of it."""
         source = _source(self.subject)
         return source is not None and makes_up_for_square(source, self.given.name.rpartition(".")[2], tau)

@@ -498,7 +498,7 @@ def _is_made_up_for(context: LossContext, terms: Sequence[NamedTerm]) -> bool:
     factor = terms[0].factor if len(terms) == 1 else None
     lacks = factor is not None and factor < 1 and not _other_reasons(terms[0])
     tau = terms[0].temperature if lacks else None
-    return tau is not None and context.is_squared_by_its_caller(tau)
+    return tau is not None and context.is_made_up_for_by_its_caller(tau)
 
 
 def _feature_scale(context: LossContext) -> CheckResult:
