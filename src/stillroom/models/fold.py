@@ -96,11 +96,11 @@ def activate_in_place(model: nn.Module, example: Tensor, *, keep: Collection[str
     (1, True, False)
     """
     waiting = any(isinstance(module, _ACTIVATIONS) and not module.inplace for module in model.modules())
-    traced = _trace(model) if waiting else None
+    traced = module_graph(model) if waiting else None
     if traced is None:
         return 0
     graph, copy = traced
-    kept = {*keep, *_hooked(copy)}
+    kept = {*keep, *hooked(copy)}
     safe: dict[str, bool] = {}
     names = {module: name for name, module in copy.named_modules()}
     for node in graph.nodes:
@@ -152,7 +152,7 @@ def _answer(model: nn.Module, example: Tensor) -> list[Tensor] | None:
         return None
 
 
-def _trace(model: nn.Module) -> tuple[fx.Graph, nn.Module] | None:
+def module_graph(model: nn.Module) -> tuple[fx.Graph, nn.Module] | None:
     """A model's graph, and the copy that it was traced on, in evaluation mode; None where it cannot be traced."""
     try:
         # A copy of its own: tracing runs the model's code, which may leave traces in it.
@@ -162,13 +162,14 @@ def _trace(model: nn.Module) -> tuple[fx.Graph, nn.Module] | None:
         return None
 
 
-def _hooked(model: nn.Module) -> set[str]:
+def hooked(model: nn.Module) -> set[str]:
+    """The names of the modules that have hooks."""
     return {name for name, module in model.named_modules() if any(getattr(module, hooks) for hooks in _HOOKS)}
 
 
 def _pairs(model: nn.Module, keep: Collection[str]) -> list[tuple[str, str]]:
     """Names of each convolution and norm that can become one; none where the model cannot be traced."""
-    answer = _trace(model)
+    answer = module_graph(model)
     if answer is None:
         return []
     graph, traced = answer
@@ -176,11 +177,11 @@ def _pairs(model: nn.Module, keep: Collection[str]) -> list[tuple[str, str]]:
     calls = Counter(id(traced.get_submodule(str(node.target))) for node in called)
     # Parameters that the model's code reads by itself must stay what they are.
     read = {id(traced.get_submodule(str(n.target).rpartition(".")[0])) for n in graph.nodes if n.op == "get_attr"}
-    hooked = _hooked(traced)
-    kept = {*keep, *hooked}
+    with_hooks = hooked(traced)
+    kept = {*keep, *with_hooks}
 
     def free(name: str, module: nn.Module) -> bool:
-        return calls[id(module)] == 1 and id(module) not in read and name not in hooked
+        return calls[id(module)] == 1 and id(module) not in read and name not in with_hooks
 
     found = []
     for node in called:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from stillroom.models.modes import copy_model
+from stillroom.models.fold import hooked, module_graph
 
 _SUMS = (operator.add, operator.iadd, torch.add)
 # What makes a tensor that nothing but its readers in the graph holds.
@@ -45,16 +45,16 @@ def fuse_convolutions(model: nn.Module, example: Tensor) -> nn.Module:
             # Of two sizes: what a trace takes for a constant must not be the batch's.
             tried = [example, example[1:]] if len(example) > 1 else [example]
             same = fused is not None and all(torch.equal(fused(x.clone()), model(x.clone())) for x in tried)
-    except Exception:  # in whatever words a model refuses to be traced, or an operation its input
+    except Exception:  # in whatever words an operation refuses its input
         return model
     return fused if fused is not None and same else model
 
 
 def _fused(model: nn.Module) -> nn.Module | None:
-    copy = copy_model(model).eval()
-    if any(hooks for module in copy.modules() for hooks in (module._forward_hooks, module._forward_pre_hooks)):
+    traced = None if hooked(model) else module_graph(model)
+    if traced is None:
         return None
-    graph = fx.Tracer().trace(copy)
+    graph, copy = traced
     order = {node: place for place, node in enumerate(graph.nodes)}
     changed = 0
     for node in list(graph.nodes):
@@ -138,8 +138,9 @@ def _is_free(model: nn.Module, value: fx.Node, reader: fx.Node, order: dict[fx.N
             return False
     if value.op == "call_module":
         return type(model.get_submodule(str(value.target))) in _MAKERS
-    fused = value.op == "call_function" and getattr(value.target, "namespace", "") == "mkldnn"
-    return fused or (value.op == "call_function" and value.target in (*_SUMS, F.pad))
+    if value.op != "call_function":
+        return False
+    return value.target in (*_SUMS, F.pad) or getattr(value.target, "namespace", "") == "mkldnn"
 
 
 def _without_identities(model: nn.Module, node: Any) -> fx.Node | None:

@@ -785,23 +785,25 @@ def _other_units(context: LoopContext, images: TeacherImages) -> tuple[float, fl
     given = images.inputs
     if known is None or images.from_networks or known.shape[1:] != given.shape[1:] or known.dim() not in (2, 4):
         return None
-    given, known = given.double(), known.double()
-    undone, found = given.clone(), None
-    for channel in range(given.shape[1] if given.dim() == 4 else 1):
-        own, other = (each[:, channel].flatten(1) if each.dim() == 4 else each for each in (given, known))
-        between = _scale_and_shift(own, other)
+    # Each channel has a scale of its own; vectors have one.
+    channels = given.shape[1] if given.dim() == 4 else 1
+    own, other = (each.double().reshape(len(each), channels, -1) for each in (given, known))
+    undone, found = own.clone(), None
+    for channel in range(channels):
+        between = _scale_and_shift(own[:, channel], other[:, channel])
         if between is None:
             return None
         scale, shift = between
-        part = undone[:, channel] if given.dim() == 4 else undone
-        part.sub_(shift).div_(scale)
-        if abs(math.log(scale)) > math.log(_OTHER_DEVIATION) or abs(shift) > _OTHER_MEAN * float(other.std()):
+        undone[:, channel].sub_(shift).div_(scale)
+        moves = abs(shift) > _OTHER_MEAN * float(other[:, channel].std())
+        if moves or abs(math.log(scale)) > math.log(_OTHER_DEVIATION):
             found = between
     if found is None:
         return None
     with suppress(Skip):
-        answers = [ask(images.network, each.to(images.inputs), images.classes) for each in (images.inputs, undone)]
-        moved = float((answers[0].softmax(1) - answers[1].softmax(1)).abs().sum(1).mean()) / 2
+        inputs = (given, undone.reshape(given.shape).to(given))
+        now, before = (ask(images.network, each, images.classes).softmax(1) for each in inputs)
+        moved = float((now - before).abs().sum(1).mean()) / 2
         return (*found, moved) if moved > _MOVED else None
     return None
 
@@ -810,23 +812,27 @@ def _scale_and_shift(given: Tensor, known: Tensor) -> tuple[float, float] | None
     """given = scale · known + shift, where rows of both are the same but for these, and those are the same for all."""
     if known.shape[1] < FEWEST_NUMBERS:
         return None
-    means = [each.mean(1) for each in (given, known)]
-    sizes = [
-        (each - mean[:, None]).norm(dim=1).clamp_min(1e-12) for each, mean in zip((given, known), means, strict=True)
-    ]
-    rows = [(e - m[:, None]) / n[:, None] for e, m, n in zip((given, known), means, sizes, strict=True)]
-    cosine, place = (rows[0] @ rows[1].T).max(1)
+    (mean, size, direction), (known_mean, known_size, known_direction) = map(_around_mean, (given, known))
+    cosine, place = (direction @ known_direction.T).max(1)
     same = cosine > _SAME_PIXELS
     if int(same.sum()) < _FEWEST_PAIRS:
         return None
     place = place[same]
-    scales = sizes[0][same] / sizes[1][place]
+    scales = size[same] / known_size[place]
     scale = float(scales.median())
-    shifts = means[0][same] - scale * means[1][place]
+    shifts = mean[same] - scale * known_mean[place]
     shift = float(shifts.median())
     spread = float(known.std()) * scale
     apart = max(float((scales / scale - 1).abs().max()), float((shifts - shift).abs().max()) / spread)
     return (scale, shift) if apart < _SAME_SCALE else None
+
+
+def _around_mean(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each row's mean, [N], and what is around it: its length, [N], and its direction, [N, D]."""
+    mean = rows.mean(1)
+    around = rows - mean[:, None]
+    size = around.norm(dim=1).clamp_min(1e-12)
+    return mean, size, around / size[:, None]
 
 
 def _known_units(context: LoopContext, images: TeacherImages) -> dict[str, Callable[[Tensor], Tensor]]:
