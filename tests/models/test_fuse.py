@@ -4,30 +4,38 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from stillroom.data.images import ImageSet
 from stillroom.models.config import ModelConfig
 from stillroom.models.fold import fold_batchnorm
-from stillroom.models.fuse import _fused, fuse_convolutions
+from stillroom.models.fuse import _fused, answering_copy, fuse_convolutions
+from stillroom.models.prepared import logits_of, prepare_model
 from stillroom.models.preprocess import Preprocess
 from stillroom.models.registry import build
+from stillroom.observer import Observer
 from stillroom.teachers.live import LiveTeacher
 
 IMAGES = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 pytestmark = pytest.mark.skipif(not torch._C._has_mkldnn, reason="this build of PyTorch has no oneDNN")
 
 
-def network(name: str) -> nn.Module:
+def unfolded(name: str) -> nn.Module:
     torch.manual_seed(1)
     model = build(ModelConfig(name=name), num_classes=10, in_channels=3, image_size=16).eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.3)  # type: ignore[union-attr]
             module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
-    return fold_batchnorm(model, IMAGES[:2])[0].requires_grad_(False)
+    return model
+
+
+def network(name: str) -> nn.Module:
+    return fold_batchnorm(unfolded(name), IMAGES[:2])[0].requires_grad_(False)
 
 
 def fused_nodes(model: Any) -> int:
@@ -170,3 +178,44 @@ def test_a_teacher_is_fused_where_its_logits_alone_are_read_in_float32() -> None
     assert not isinstance(live(precision=torch.bfloat16).model, fx.GraphModule)
     with torch.no_grad():
         torch.testing.assert_close(alone.model(IMAGES), tapped.model(IMAGES), rtol=1e-5, atol=1e-5)
+
+
+def small_split(count: int) -> ImageSet:
+    generator = torch.Generator().manual_seed(3)
+    images = torch.randint(0, 256, (count, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    return ImageSet(images, torch.arange(count) % 10, tuple("abcdefghij"), "made")
+
+
+def logits(model: nn.Module, data: ImageSet, name: str = "resnet8") -> Tensor:
+    prepared = prepare_model(model, ModelConfig(name=name), data, "model")
+    return logits_of(prepared, data, torch.device("cpu"), Observer(), "evaluating")
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_large_split_is_answered_by_a_folded_copy(training: bool) -> None:
+    model, data = unfolded("resnet8"), small_split(2000)
+    model.train(training)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    whole = logits(model, data)
+    assert model.training is training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    # As it is asked where a copy is not worth its making: so many images that each batch is the same.
+    few = torch.cat([logits(model, data.subset(np.arange(start, start + 1000))) for start in (0, 1000)])
+    assert not torch.equal(whole, few)
+    torch.testing.assert_close(whole, few, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_with_hooks_answers_a_large_split_itself() -> None:
+    model, data, seen = unfolded("resnet8"), small_split(2000), list[int]()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_hook(lambda _m, given, _o: seen.append(len(given[0])))
+            break
+    logits(model, data)
+    assert sum(seen) >= 2000
+
+
+def test_a_model_without_batch_norm_is_not_copied() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()
+    assert answering_copy(model, IMAGES[:2]) is model

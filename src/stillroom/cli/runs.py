@@ -21,6 +21,7 @@ from stillroom.cli.app import (
     RunArgument,
     Track,
     app,
+    keep_modules,
     print_json,
     resumable,
 )
@@ -203,6 +204,7 @@ def _run(
 
     if resume and out is None:
         raise BadInput("--resume", None, "the run's folder by --out")
+    keep_modules()
     bar = ProgressBar()
     bar.began = BEGAN
     with output_folder(out, stem) as folder, resumable(out, folder):

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from stillroom.models.fold import hooked, module_graph
+from stillroom.models.fold import activate_in_place, fold_batchnorm, hooked, module_graph
+from stillroom.models.modes import freeze, to_channels_last
 
 _SUMS = (operator.add, operator.iadd, torch.add)
 # What makes a tensor that nothing but its readers in the graph holds.
@@ -48,6 +49,31 @@ def fuse_convolutions(model: nn.Module, example: Tensor) -> nn.Module:
     except Exception:  # in whatever words an operation refuses its input
         return model
     return fused if fused is not None and same else model
+
+
+def answering_copy(model: nn.Module, example: Tensor) -> nn.Module:
+    """A frozen copy for logits alone, as fast as they can be had: batch norms folded, convolutions fused.
+
+    Args:
+        example: a few of its inputs [B, …], on its device.
+
+    Returns:
+        The copy, in evaluation mode; the model itself where no batch norm could be folded, or where it has hooks, which
+        may want to see each pass.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    >>> x = torch.rand(2, 3, 8, 8)
+    >>> bool((answering_copy(net, x)(x) - net(x)).abs().max() < 1e-5)
+    True
+    """
+    if hooked(model):
+        return model
+    copy, folded = fold_batchnorm(model, example)
+    if not folded:
+        return model
+    made = fuse_convolutions(to_channels_last(freeze(copy).eval(), example), example)
+    activate_in_place(made, example)
+    return made
 
 
 def _fused(model: nn.Module) -> nn.Module | None:
