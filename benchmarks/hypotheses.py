@@ -1,6 +1,6 @@
 """False verdicts of ``explain`` on networks that do not differ, and its power on those that do, by simulation.
 
-    python benchmarks/hypotheses.py --out hypotheses.jsonl  # the tables of docs/results/hypotheses.md; 40 minutes
+    python benchmarks/hypotheses.py --out hypotheses.jsonl  # the tables of docs/results/hypotheses.md; 15 minutes
     python benchmarks/hypotheses.py --bounds                # hypothesis 3 alone, many draws; a minute
     python benchmarks/hypotheses.py --repeats 50             # too few to quote
 

@@ -91,6 +91,7 @@ def _run(study: Study, out: Path, engine: EngineName, workers: int | None, addre
     from stillroom.study.compare import compare as run_study
     from stillroom.study.engine import engine_maker
 
+    application.keep_modules()
     make_engine = engine_maker(engine.value, workers, address, application.OWN_PROCESS)
     with resumable():
         return run_study(study, out, make_engine, LiveStudy(stderr))
