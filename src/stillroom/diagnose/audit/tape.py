@@ -7,8 +7,9 @@ import sys
 import sysconfig
 import weakref
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,18 @@ def tensors_in(*values: Any) -> list[Tensor]:
     """The tensors in arguments, in order, through tuples, lists, mappings and objects that hold their fields so."""
     found: list[Tensor] = []
     _collect_tensors(values, found)
+    return found
+
+
+def captured_by(function: Any) -> list[Any]:
+    """What a function brings with it: the arguments of a ``partial``, the variables that it closes over."""
+    found: list[Any] = []
+    while isinstance(function, partial):
+        found += [*function.args, *function.keywords.values()]
+        function = function.func
+    for cell in getattr(function, "__closure__", None) or ():
+        with suppress(ValueError):  # of a variable that has no value yet
+            found.append(cell.cell_contents)
     return found
 
 

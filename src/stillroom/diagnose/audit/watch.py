@@ -11,6 +11,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
+from itertools import islice
 from typing import Any
 
 import torch
@@ -22,7 +23,17 @@ from stillroom.diagnose.audit.networks import STOCHASTIC, Networks
 from stillroom.diagnose.audit.schedules import LATER, Schedules, rate
 from stillroom.diagnose.audit.source import counted_loops, only_steps
 from stillroom.diagnose.audit.steps import StepReader
-from stillroom.diagnose.audit.tape import Call, CodeLine, Tape, is_user, line_of, place, tensors_in, user_frame
+from stillroom.diagnose.audit.tape import (
+    Call,
+    CodeLine,
+    Tape,
+    captured_by,
+    is_user,
+    line_of,
+    place,
+    tensors_in,
+    user_frame,
+)
 from stillroom.diagnose.audit.updates import Follower, Update
 from stillroom.diagnose.audit.window import Familiar, Window, has_gradient, holds_gradients
 from stillroom.diagnose.checks.loop.record import InferenceCall, LoopCount, Phase, Schedule, Step
@@ -33,6 +44,7 @@ _loaders = sys.modules["torch.utils.data.dataloader"]
 _past_modes = torch._C.DisableTorchFunction
 _clip = sys.modules["torch.nn.utils.clip_grad"]
 _stateless = sys.modules["torch.nn.utils.stateless"]
+_transforms = sys.modules["torch._functorch.apis"]
 # The first steps of a phase that are watched one after another, from where a teacher is heard, and where none is; a
 # loss of a phase is looked at again after LATER steps.
 FIRST, FIRST_ALONE = 12, 4
@@ -156,6 +168,7 @@ class Watch:
         self._batches: tuple[weakref.ref[Any], int] | None = None
         # Optimizers whose parameters held gradients when the first backward of a step began.
         self._left_over: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+        self._marks: dict[int, list[tuple[int, int]]] = {}  # of the optimizers' gradients before the last backward
         self._searching = False  # whether a closure is evaluated inside a step, which may do so several times
 
     # Start, stop, and what is patched in between.
@@ -188,6 +201,7 @@ class Watch:
         self._patch(DataLoader, "__iter__", self._loader_iter)
         self._patch(_loaders._BaseDataLoaderIter, "__next__", self._loader_next)
         self._patch(torch, "compile", self._compile)
+        self._patch(_transforms, "vmap_impl", self._vmap)
         self._patch(_stateless, "_functional_call", self._functional_call)
         self._hooks = [
             _optimizers.register_optimizer_step_pre_hook(self._before_step),
@@ -418,6 +432,8 @@ class Watch:
     def _before_backward(self, tensors: Any) -> None:
         names = self._window.names
         skipped = bool(self._window.backwards) and "zero_grad" in names[_last(names, "backward") :]
+        # Another optimizer's gradients were cleared, and those of the loss before wait for a step of theirs.
+        skipped = skipped and not (self._window.fresh and self._window.cleared.isdisjoint(self._window.fresh))
         if self._window.closing or skipped:
             # Where the gradients were cleared and no optimizer stepped, a step was skipped.
             self._window.gradients |= {"searched"} if skipped and self._searching else set()
@@ -428,6 +444,8 @@ class Watch:
         if "backward" not in self._window.names:
             held = [each for each in self._phase_optimizers if has_gradient(each)]
             self._left_over = weakref.WeakSet(held)
+        self._window.cleared.clear()
+        self._marks = self._marks_of_gradients()
         self._window.events.append(("backward", text))
         for loss in tensors_in(tensors if isinstance(tensors, list | tuple) else (tensors,)):
             if loss.numel() != 1:
@@ -444,7 +462,19 @@ class Watch:
             self._before_backward(loss)
             self._close_window()
 
+    def _marks_of_gradients(self) -> dict[int, list[tuple[int, int]]]:
+        """What changes when a backward pass gives an optimizer's parameters a gradient; nothing where there is one."""
+        if len(self._optimizers) < 2:
+            return {}
+        marks = {}
+        for optimizer in self._optimizers:
+            given = (p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
+            marks[id(optimizer)] = [(id(gradient), gradient._version) for gradient in islice(given, 8)]
+        return marks
+
     def _after_backward(self) -> None:
+        marks = self._marks_of_gradients()
+        self._window.fresh |= {each for each, mark in marks.items() if mark != self._marks.get(each)}
         if not self._window.backwards or not (self._is_full() or self._is_first()):
             return
         raw, value, _ = self._window.backwards[-1]
@@ -528,6 +558,8 @@ class Watch:
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if not self._mine():
             return
+        if self._searching and self._deep and not self._window.optimizers:
+            self._window.gradients.add("searched")  # the last evaluation of a search
         self._searching = False
         self._schedules.note_step(optimizer)
         self._steps_made += 1
@@ -614,6 +646,8 @@ class Watch:
                 if self._deep:
                     where = place(2)
                     self._window.events.append((name, str(where) if where else None))
+                    if name == "zero_grad":
+                        self._note_cleared(args[0])
                     if name == "clip" and args and isinstance(args[0], list):
                         with self._quiet:
                             self._window.note_clipped(args[0], self._networks.learners)
@@ -635,6 +669,17 @@ class Watch:
             return noting
 
         return make
+
+    def _note_cleared(self, owner: Any) -> None:
+        """The gradients of an optimizer or a module are cleared."""
+        cleared = [owner]
+        if isinstance(owner, nn.Module):
+            own = {id(p) for p in owner.parameters()}
+            groups = [(each, group) for each in self._optimizers for group in each.param_groups]
+            cleared = [each for each, group in groups if any(id(p) in own for p in group["params"])]
+        for each in cleared:
+            self._left_over.discard(each)
+            self._window.cleared.add(id(each))
 
     def _scheduler_init(self, original: Any) -> Any:
         def __init__(scheduler: Any, optimizer: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
@@ -750,6 +795,29 @@ class Watch:
             return original(*args, **kwargs)
 
         return functional_call
+
+    def _vmap(self, original: Any) -> Any:
+        def vmap_impl(function: Any, *args: Any, **kwargs: Any) -> Any:
+            inside = torch._C._functorch.maybe_current_level() is not None
+            if inside or not self._mine() or not self._deep or not self._tape.active:
+                return original(function, *args, **kwargs)
+            captured = tensors_in(captured_by(function))
+            with _past_modes():
+                held = tensors_in(args, kwargs, captured)
+                follows = any(self._tape.networks(self._tape.bits(each)[0]) for each in held)
+            if not follows:
+                return original(function, *args, **kwargs)
+            # Under vmap a tensor stands for many: what comes out of it is one step from what went in.
+            with self._paused():
+                out = original(function, *args, **kwargs)
+            with self._quiet, _past_modes():
+                self._tape.record(again, "vmap", (function, *args), {**kwargs, "captured": captured}, out)
+            return out
+
+        def again(*args: Any, captured: list[Tensor], **kwargs: Any) -> Any:
+            return original(*args, **kwargs)
+
+        return vmap_impl
 
     def _compile(self, original: Any) -> Any:
         def compile(model: Any = None, *args: Any, **kwargs: Any) -> Any:

@@ -43,6 +43,10 @@ class Window:
     # Parameters that have a gradient, by the outermost module that holds them.
     graded: list[tuple[Call, dict[str, nn.Parameter]]] = field(default_factory=list)
     gradients: set[str] = field(default_factory=set)  # see Step.gradients
+    # Optimizers, by id: those whose parameters got gradients, and those whose gradients were cleared since the last
+    # backward.
+    fresh: set[int] = field(default_factory=set)
+    cleared: set[int] = field(default_factory=set)
     clips: list[bool] = field(default_factory=list)  # for each clipping, whether it clips something that learns
     clipped: tuple[float, set[int]] | None = None  # foreign gradients' share of the squared norm, and whose they are
     loops: list[CountedLoop] = field(default_factory=list)  # the loops around the step
