@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from stillroom.diagnose.checks.loop.record import Schedule
 # Steps of an optimizer whose rate is kept: the first ones, and some later ones.
 FIRST_RATES = 16
 LATER = frozenset(int(base * 2**power) for power in range(4, 24) for base in (1, 1.5))
+# Numbers given to a scheduler that are kept; so many are waited for where the first ones go the wrong way.
+MOST_TOLD, ENOUGH_TOLD = 200, 8
 
 
 @dataclass(eq=False)
@@ -44,15 +47,20 @@ class Schedules:
         schedule = self._made[id(scheduler)].facts
         schedule.steps = 0
         schedule.period, schedule.over_at = _horizon(scheduler)
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            schedule.mode = scheduler.mode
 
-    def begin_step(self, scheduler: Any) -> Any:
-        """``step`` of a scheduler is called; gives what :meth:`end_step` is to be given."""
+    def begin_step(self, scheduler: Any, metric: Any = None) -> Any:
+        """``step`` of a scheduler is called, with a number or none; gives what :meth:`end_step` is to be given."""
         for each in getattr(scheduler, "_schedulers", ()):
             # One that steps others, each in its time: what it has not come to is not forgotten.
             self._made.pop(id(each), None)
         found = self._made.get(id(scheduler))
         if found is not None:
             found.facts.steps += 1
+            if found.facts.mode and metric is not None and len(found.facts.told) < MOST_TOLD:
+                with suppress(TypeError, ValueError, RuntimeError):  # no number: the step itself says so
+                    found.facts.told.append((float(metric), rate(scheduler.optimizer)))
             if found.facts.step_place is None or found.facts.steps < 3:
                 where = place(2)
                 found.facts.step_place = str(where) if where else None
@@ -77,6 +85,22 @@ class Schedules:
                 if count <= FIRST_RATES or count in LATER:
                     schedule.rates.append((count, rate(optimizer)))
                 return
+
+    @property
+    def awaits(self) -> bool:
+        """Whether the first numbers that a scheduler was given seem to go the wrong way."""
+        for made in self._made.values():
+            told = [value for value, _ in made.facts.told]
+            if made.optimizer() is None or not told or len(told) >= ENOUGH_TOLD:
+                continue
+            if len(told) > 1:
+                going = told[-1] < told[0] if made.facts.mode == "min" else told[-1] > told[0]
+            else:
+                # Of one number it may be an accuracy, as a share or in per cent.
+                going = made.facts.mode == "max" or not (0 <= told[0] <= 1 or 5 <= told[0] <= 100)
+            if not going:
+                return True
+        return False
 
     def facts(self, never: bool) -> list[Schedule]:
         """What was seen of each; ``never``: no line of the script calls a ``step`` but the optimizers'."""

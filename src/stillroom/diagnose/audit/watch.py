@@ -196,6 +196,7 @@ class Watch:
             self._patch(scaler, name, self._noting(f"scaler.{name}", pause=True))
         schedulers = torch.optim.lr_scheduler
         self._patch(schedulers.LRScheduler, "__init__", self._scheduler_init)
+        self._patch(schedulers.ReduceLROnPlateau, "__init__", self._scheduler_init)
         for cls in (schedulers.LRScheduler, schedulers.SequentialLR, schedulers.ChainedScheduler):
             self._patch(cls, "step", self._scheduler_step)
         self._patch(DataLoader, "__iter__", self._loader_iter)
@@ -618,7 +619,7 @@ class Watch:
 
     def _awaits(self, phase: Phase) -> bool:
         """Whether a phase is watched on, a step now and then, as what it lacks may still come."""
-        if not phase.awaits or len(phase.steps) >= MAX_AWAITED:
+        if not self._lacks(phase) or len(phase.steps) >= MAX_AWAITED:
             return False
         self._awaited_since = self._awaited_since or time.monotonic()
         return not self.stop or time.monotonic() - self._awaited_since < AWAITED_SECONDS
@@ -629,7 +630,11 @@ class Watch:
         first = since + FIRST if since is not None else FIRST_ALONE
         if phase.made < first or phase.made in LATER or self._epoch_begun(phase):
             return True
-        return phase.made % max(1, phase.made // 8) == 0 and phase.awaits
+        return phase.made % max(1, phase.made // 8) == 0 and self._lacks(phase)
+
+    def _lacks(self, phase: Phase) -> bool:
+        """Whether what a verdict needs may still come."""
+        return phase.awaits or self._schedules.awaits
 
     def _epoch_begun(self, phase: Phase) -> bool:
         begun = phase.extra.pop("begun", 0)
@@ -704,7 +709,7 @@ class Watch:
         def step(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
             if not self._mine() or self._schedules.is_stepping(scheduler):
                 return original(scheduler, *args, **kwargs)
-            before = self._schedules.begin_step(scheduler)
+            before = self._schedules.begin_step(scheduler, args[0] if args else kwargs.get("metrics"))
             try:
                 return original(scheduler, *args, **kwargs)
             finally:
@@ -900,7 +905,7 @@ class Watch:
         enough = len(phase.steps) >= self.steps
         if self.stop and phase.distils:
             enough |= phase.made - phase.extra["distils_since"] >= max(FIRST, self.steps)
-        if enough and self._awaited_since and not phase.awaits:
+        if enough and self._awaited_since and not self._lacks(phase):
             # What was awaited has come: a few steps with it are watched, too.
             enough = phase.made - phase.extra.setdefault("came_at", phase.made) >= FIRST
         if enough and not self._awaits(phase):

@@ -146,6 +146,7 @@ class LoopContext:
                 # A teacher whose features alone are heard gives logits, too; of several calls, which is not known.
                 others = [c for c in step.calls if c.role == "teacher" and c.used and own.shape in c.outputs]
                 call = others[0] if len(others) == 1 and len(step.backwards) == 1 else None
+                call = None if call is not None and _of_another_pass(step, call, own.student_call) else call
             inputs = call.inputs if call is not None else None
             if inputs is not None and inputs.is_floating_point() and len(inputs) <= len(own.labels):
                 found.append((call, own))  # type: ignore[arg-type]
@@ -475,3 +476,14 @@ def most_common(places: Sequence[str | None]) -> str | None:
     """The place that most of them name."""
     real = [each for each in places if each is not None]
     return max(dict.fromkeys(real), key=real.count, default=None)
+
+
+def _of_another_pass(step: Step, teacher: CallFacts, labelled: CallFacts | None) -> bool:
+    """Whether a teacher was given the images of another pass of the student than the one that has the labels."""
+
+    def shared(call: CallFacts) -> bool:
+        return call.inputs is not None and teacher.inputs is not None and torch.equal(call.inputs, teacher.inputs)
+
+    if labelled is None or shared(labelled):
+        return False
+    return any(each is not labelled and each.role == "student" and shared(each) for each in step.calls)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections.abc import Sequence
 from statistics import median
+
+import torch
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.loop.context import LoopContext, most_common
-from stillroom.diagnose.checks.loop.record import Step
+from stillroom.diagnose.checks.loop.record import Schedule, Step
 from stillroom.schema.diagnosis import Remedy
 
 
@@ -394,6 +397,59 @@ EARLY = Limits(0.3, 0.3, "Schedules end with the training; the last milestone is
 FORGOTTEN = Limits(0.1, 0.1, "Where the loops do not say how many epochs there are: a third of what is early.")
 
 
+def _are_shares(values: Sequence[float]) -> bool:
+    """Whether numbers are shares of one count of samples, as accuracies are, or percentages: n / N for one N.
+
+    A number that is rounded is a share of a power of ten, and may be anything; a percentage above 50 is no loss.
+
+    >>> _are_shares([0.105, 0.62, 0.735, 0.8, 0.81]), _are_shares([2.302, 1.871, 1.422, 1.38, 1.31])
+    (True, False)
+    """
+    percent = max(values) > 1.5
+    if len(set(values)) < 4 or min(values) < 0 or max(values) > (100 if percent else 1):
+        return False
+    counts = torch.arange(2, 20_001, dtype=torch.float64)
+    whole = torch.tensor(values, dtype=torch.float64)[:, None] / (100 if percent else 1) * counts
+    # Means of float32 are not exact.
+    fits = (whole - whole.round()).abs().amax(0) < 1e-3 + 2e-7 * counts
+    if not bool(fits.any()):
+        return False
+    count = int(counts[fits][0])
+    return count not in (10, 100, 1000, 10_000) or (percent and values[-1] > 50)
+
+
+# Of how many numbers a scheduler that waits for one to stop improving is judged.
+FEWEST_TOLD = 5
+
+
+def _wrong_way(context: LoopContext, one: Schedule) -> CheckResult | None:
+    """A scheduler that waits for a loss to fall is given an accuracy that rises, or the reverse."""
+    told, rates = [value for value, _ in one.told], [rate for _, rate in one.told]
+    if len(told) < FEWEST_TOLD or not all(map(math.isfinite, told)):
+        return None
+    sign = 1 if one.mode == "min" else -1
+    improved = sum(sign * value < min(sign * each for each in told[:i]) for i, value in enumerate(told) if i)
+    third = max(1, len(told) // 3)
+    first, last = sum(told[:third]) / third, sum(told[-third:]) / third
+    losses = [each.value for step in context.steps for each in step.backwards if each.value is not None]
+    share = _are_shares(told) or (10 * abs(losses[0]) < told[0] and max(told) <= 100 if losses else False)
+    falls = min(told) > 0 and last < 0.8 * first and not share
+    if improved > 1 or not (share and last > first if one.mode == "min" else falls):
+        return None
+    lowered = min(rates) < 0.99 * rates[0]
+    moves, other = ("rises", "max") if one.mode == "min" else ("falls", "min")
+    then = "it lowers the rate while the student improves" if lowered else "it will lower the rate all the same"
+    return CheckResult(
+        "problem" if lowered else "warning",
+        f"{one.name} waits for a number that grows no {'smaller' if one.mode == 'min' else 'larger'} (mode="
+        f"{one.mode!r}) and is given one that {moves} from {told[0]:.3g} to {told[-1]:.3g}, as "
+        f"{'an accuracy' if one.mode == 'min' else 'a loss'} does: {then}.",
+        {"schedule": one.name, "mode": one.mode, "first": told[0], "last": told[-1], "numbers": len(told)},
+        Remedy(f"Make it with mode={other!r}.", code=f"ReduceLROnPlateau(optimizer, mode={other!r})"),
+        location=one.step_place or one.place,
+    )
+
+
 @check(
     threshold="A schedule is stepped as often as it is made for.",
     limits=(EARLY, FORGOTTEN),
@@ -423,6 +479,9 @@ def schedule(context: LoopContext) -> CheckResult:
     def problem(summary: str, remedy: str, code: str, place: str | None) -> CheckResult:
         return CheckResult("problem", summary, evidence, Remedy(remedy, code=code), location=place)
 
+    wrong_way = _wrong_way(context, one)
+    if wrong_way is not None:
+        return wrong_way
     if steps == 0 and len({rate for _, rate in one.rates}) > 1:
         raise Skip(f"{one.name} is not stepped; the rate is changed in another way.")
     if steps == 0 and ((ended and made >= 20) or (one.never and made >= 5)):

@@ -310,6 +310,10 @@ class Schedule:
     over_at: int | None = None
     never: bool = False  # whether the user's files call no ``.step()`` but the optimizers'
     step_place: str | None = None
+    # Of one that waits for a number to stop improving: ``min`` or ``max``, and the numbers that it was given, each with
+    # the rate before.
+    mode: str = ""
+    told: list[tuple[float, float]] = field(default_factory=list)
 
 
 @dataclass(eq=False)

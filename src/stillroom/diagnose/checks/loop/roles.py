@@ -396,7 +396,9 @@ def parameters_left_out(context: LoopContext) -> CheckResult:
         if step.in_full or step.left_out
     ]
     since = len(marks) - marks.index(True)
-    rarely = steps < since / 2 or (steps == 1 and described > 2)
+    # Once among many steps it is nothing; but a later stage of a training may have been described once.
+    once = steps == 1 and described > 2 and not _of_last_stage(context, network)
+    rarely = steps < since / 2 or once
     verdict: Verdict = "problem" if worst.fresh and not rarely else "warning"
     how = (
         f"All parameters of {network.label} get"
@@ -413,6 +415,15 @@ def parameters_left_out(context: LoopContext) -> CheckResult:
         ),
         location=worst.place,
     )
+
+
+def _of_last_stage(context: LoopContext, network: Network) -> bool:
+    """Whether the last watched steps go backward on other lines than those before, and a network is left out there."""
+    lines = [{each.place for each in step.backwards} for step in context.steps]
+    last = [step for step, places in zip(context.steps, lines, strict=True) if places == lines[-1]]
+    described = [step for step in last if step.in_full]
+    left_out = all(any(each.network is network for each in step.left_out) for step in described)
+    return 1 < len(last) < len(lines) and bool(described) and left_out and lines[: -len(last)].count(lines[-1]) == 0
 
 
 def _overwritten_teacher(context: LoopContext) -> CheckResult | None:

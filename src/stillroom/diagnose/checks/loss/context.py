@@ -12,6 +12,7 @@ import re
 import textwrap
 import tokenize
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -506,14 +507,19 @@ class LossContext:
 
     @lazy
     def labels_mask(self) -> bool:
-        """Whether label −100 takes a row out, where no other label changes anything."""
+        """Whether a label that is no class takes a row out, where no other label changes anything.
+
+        Tried are −100, −1, 255, and the whole numbers of its file.
+        """
         drawn = self.draw()
-        hidden = drawn["labels"].clone()
-        hidden[0] = -100
-        try:
-            return _moved(self.gradient(drawn), self.gradient({**drawn, "labels": hidden})) > NOTHING
-        except Exception:  # it takes no such label
-            return False
+        written = {int(each) for each in _WHOLE_NUMBERS.findall(_source(self.subject) or "")}
+        for label in (-100, -1, 255, *sorted(written - set(range(-1, self.num_classes)))[:_MOST_LABELS]):
+            hidden = drawn["labels"].clone()
+            hidden[0] = label
+            with suppress(Exception):  # it takes no such label
+                if _moved(self.gradient(drawn), self.gradient({**drawn, "labels": hidden})) > NOTHING:
+                    return True
+        return False
 
     @lazy
     def is_guarded(self) -> bool:
@@ -688,6 +694,8 @@ def _like(fit: LossFit, term: Any) -> Any:
     return alike[0] if alike else None
 
 
+# Whole numbers in a file, one of which may be the label of what is left out; so many are tried at most.
+_WHOLE_NUMBERS, _MOST_LABELS = re.compile(r"(?<![\w.])-?\d{1,5}(?![\w.])"), 30
 # Minus infinity, and numbers that become it in float16.
 _FILLS_LOW = re.compile(
     r"-\s*[\d.]+e\+?(?:[5-9]|\d\d)"
