@@ -2713,3 +2713,221 @@ def test_prompts_without_labels_are_no_padding(hand_mask: bool) -> None:
         (x, n, y.index_fill(1, torch.arange(3), -100)) for x, n, y in sequences(lambda: torch.full((8,), LENGTH))
     ]
     assert verdict_of(of_padded(cosine, batches, hand_mask), "ignored_rows") == "skipped"
+
+
+def test_the_last_evaluation_of_a_search_is_no_skipped_step() -> None:
+    """Few steps of many evaluations each: the steps that are watched end within a search, or with its last part."""
+    loop = Loop()
+    optimizer = torch.optim.LBFGS(loop.student.parameters(), max_iter=20, line_search_fn="strong_wolfe")
+    x, y = (torch.cat(each) for each in zip(*loop.batches(), strict=True))
+    with torch.no_grad():
+        t = loop.teacher(x).softmax(1)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        z = loop.student(x)
+        loss = F.kl_div(F.log_softmax(z, 1), t, reduction="batchmean") + F.cross_entropy(z, y)
+        loss.backward()
+        return loss
+
+    with audit() as watched:
+        for _ in range(5):
+            optimizer.step(closure)
+    assert not problems(watched.diagnosis)
+    assert verdict_of(watched.diagnosis, "skipped_steps") in ("ok", "skipped")
+
+
+# Two students, each with its optimizer: in which order it clears, goes backward and steps, for both or for one by one.
+IN_TURNS: dict[str, tuple[tuple[str, ...], bool]] = {
+    "cleared one by one, stepped together": (("clear backward", "step"), True),
+    "one by one": (("clear backward step",), True),
+    "all together": (("clear", "backward", "step"), True),
+    "never cleared": (("backward", "step"), False),
+    "cleared before the steps": (("backward", "clear step"), False),
+}
+
+
+@pytest.mark.parametrize("by_module", [False, True])
+@pytest.mark.parametrize("name", IN_TURNS)
+def test_two_optimizers_whose_losses_go_backward_in_turns(name: str, by_module: bool) -> None:
+    order, right = IN_TURNS[name]
+    loop, other = Loop(steps=20), Student()
+    networks = [loop.student, other]
+    optimizers = [torch.optim.Adam(each.parameters(), 0.01) for each in networks]
+    with audit() as watched:
+        for x, y in loop.batches():
+            outputs = [each(x) for each in networks]
+            with torch.no_grad():
+                t = loop.teacher(x)
+            losses = [
+                F.cross_entropy(z, y) + kd(z, t) + kd(z, peer.detach(), 1.0)
+                for z, peer in zip(outputs, reversed(outputs), strict=True)
+            ]
+            for acts in order:
+                for network, optimizer, loss in zip(networks, optimizers, losses, strict=True):
+                    for act in acts.split():
+                        if act == "backward":
+                            loss.backward()
+                        elif act == "step":
+                            optimizer.step()
+                        else:
+                            (network if by_module else optimizer).zero_grad()
+    assert problems(watched.diagnosis) == ([] if right else ["accumulation"])
+
+
+def each_row(tau: float, divided: bool) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    def row(z: Tensor, t: Tensor, one_hot: Tensor) -> Tensor:
+        soft = F.kl_div((z / tau).log_softmax(0), (t / tau).softmax(0), reduction="batchmean" if divided else "sum")
+        return soft * (1 if divided else tau**2) + torch.logsumexp(z, 0) - (z * one_hot).sum()
+
+    return row
+
+
+@pytest.mark.parametrize("captured", [False, True])
+@pytest.mark.parametrize("divided", [False, True])
+def test_a_loss_of_each_row_under_vmap_is_followed(divided: bool, captured: bool) -> None:
+    row = each_row(3.0, divided)
+
+    def loss(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        one_hot = F.one_hot(y, CLASSES).to(z)
+        if captured:
+            rows = torch.arange(len(z))
+            each: Tensor = torch.func.vmap(lambda i, z: row(z, t[i], one_hot[i]))(rows, z)
+        else:
+            each = torch.func.vmap(row)(z, t, one_hot)
+        return each.mean()
+
+    assert problems(Loop(loss=loss).diagnosis()) == (["loss_scale"] if divided and not captured else [])
+
+
+def test_a_loss_under_vmap_that_the_teacher_does_not_reach() -> None:
+    def loss(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        kd(z.detach(), t)
+        each: Tensor = torch.func.vmap(lambda z, one_hot: torch.logsumexp(z, 0) - (z * one_hot).sum())(
+            z, F.one_hot(y, CLASSES).to(z)
+        )
+        return each.mean()
+
+    assert problems(Loop(loss=loss).diagnosis()) == ["teacher_unused"]
+
+
+class Embedder(Student):
+    def forward(self, x: Tensor, embed: bool = False) -> Any:
+        h = self.body(x)
+        return (h, self.fc(h)) if embed else self.fc(h)
+
+
+@pytest.mark.parametrize("same_images", [False, True])
+def test_labels_of_another_pass_do_not_judge_the_teachers_input(same_images: bool) -> None:
+    """Features of many images are compared, and few others have labels."""
+    loop, teacher, student = Loop(steps=60), Embedder(32), Embedder()
+    optimizer = torch.optim.Adam(teacher.parameters(), 0.02)
+    for x, y in loop.batches():
+        optimizer.zero_grad()
+        F.cross_entropy(teacher(x), y).backward()
+        optimizer.step()
+    teacher.eval().requires_grad_(False)
+    connector = nn.Linear(8, 32)
+    optimizer = torch.optim.Adam([*student.parameters(), *connector.parameters()], 0.01)
+    with audit() as watched:
+        for (x, y), (few, labels) in zip(loop.batches(), reversed(loop.batches()), strict=True):
+            x, y = (few, labels) if same_images else (x, y)
+            with torch.no_grad():
+                t, _ = teacher(x if not same_images else x * 0.02, embed=True)
+            h, _ = student(x, embed=True)
+            loss = F.cross_entropy(student(few), labels) + F.mse_loss(connector(h), t)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert problems(watched.diagnosis) == (["teacher_input"] if same_images else [])
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_later_stage_needs_an_optimizer_of_what_it_thaws(again: bool) -> None:
+    teacher, student = Student(16), Student()
+    optimizer = torch.optim.Adam(teacher.parameters(), 0.02)
+    batches = Loop(steps=400).batches()
+    for x, y in batches[:60]:
+        optimizer.zero_grad()
+        F.cross_entropy(teacher(x), y).backward()
+        optimizer.step()
+    teacher.eval().requires_grad_(False)
+    connector = nn.Linear(8, 16)
+    student.fc.requires_grad_(False)
+    kept = [each for each in student.parameters() if each.requires_grad]
+    optimizer = torch.optim.Adam([*kept, *connector.parameters()], 0.01)
+
+    def step(loss: Tensor) -> None:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    with audit() as watched:
+        for x, _ in batches[:100]:
+            with torch.no_grad():
+                t = teacher.features(x)
+            step(F.mse_loss(connector(student.features(x)), t))
+        student.fc.requires_grad_(True)
+        if again:
+            optimizer = torch.optim.Adam(student.parameters(), 0.01)
+        for x, y in batches:
+            with torch.no_grad():
+                t = teacher(x)
+            z = student(x)
+            step(kd(z, t) + F.cross_entropy(z, y))
+    assert problems(watched.diagnosis) == ([] if again else ["parameters_left_out"])
+
+
+ACCURACIES = [0.105, 0.4, 0.62, 0.705, 0.735, 0.8, 0.81, 0.83, 0.845, 0.86]
+FALLING = [2.302, 1.871, 1.422, 1.38, 1.31, 1.2712, 1.1013, 0.99, 0.951, 0.93]
+OVERFITTED = [0.5211, 0.4873, 0.5124, 0.5391, 0.5744, 0.6022, 0.6483, 0.6671, 0.7013, 0.7211]
+
+
+@pytest.mark.parametrize(
+    ("mode", "told", "verdict"),
+    [
+        ("min", [100 * each for each in ACCURACIES], "problem"),
+        ("min", [n / 137 for n in (14, 55, 85, 97, 101, 110, 111, 114, 116, 118)], "problem"),
+        ("max", FALLING, "problem"),
+        ("max", ACCURACIES, "ok"),
+        ("max", [100 * each for each in ACCURACIES], "ok"),
+        ("min", FALLING, "ok"),
+        ("min", OVERFITTED, "ok"),
+        ("min", [round(each, 2) for each in OVERFITTED], "ok"),
+    ],
+)
+def test_a_plateau_schedule_is_given_what_it_waits_for(mode: Any, told: list[float], verdict: str) -> None:
+    loop = Loop(steps=100)
+    optimizer = torch.optim.SGD(loop.student.parameters(), lr=0.05)
+    with audit() as watched:
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode, factor=0.5, patience=2)
+        for number, (x, y) in enumerate(loop.batches()):
+            with torch.no_grad():
+                t = loop.teacher(x)
+            z = loop.student(x)
+            optimizer.zero_grad()
+            (kd(z, t) + F.cross_entropy(z, y)).backward()
+            optimizer.step()
+            if number % 10 == 9:
+                schedule.step(told[number // 10])
+    assert verdict_of(watched.diagnosis, "schedule") == verdict
+    assert problems(watched.diagnosis) == (["schedule"] if verdict == "problem" else [])
+
+
+@pytest.mark.parametrize("never", [False, True])
+def test_a_plateau_schedule_is_stepped(never: bool) -> None:
+    def step(loop: Loop, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loop.extra[1] += 1
+        if loop.extra[1] % 10 == 0 and not never:
+            loop.extra[0].step(float(loss.detach()))
+
+    def made(loop: Loop) -> torch.optim.Optimizer:
+        optimizer = torch.optim.SGD(loop.student.parameters(), lr=0.05)
+        loop.extra = [torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer), 0]
+        return optimizer
+
+    diagnosis = Loop(steps=40, optimizer=made, step=step).diagnosis()
+    assert problems(diagnosis) == (["schedule"] if never else [])

@@ -469,3 +469,77 @@ def drops_labels(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor)
 )
 def test_labels_that_a_teachers_term_takes_for_its_form_alone_may_be_unused(loss: Any, verdict: str) -> None:
     assert finding(check_loss(loss), "labels_unused").verdict == verdict
+
+
+@pytest.mark.parametrize("label", [-100, -1, 255, 7000])
+def test_labels_that_say_which_positions_count_are_used(tmp_path: Path, label: int) -> None:
+    file = tmp_path / "pixels.py"
+    file.write_text(
+        f"""import torch.nn.functional as F
+
+VOID = {label}
+
+def pixel_kd(s, t, labels):
+    keep = (labels != VOID).float()
+    kl = F.kl_div(F.log_softmax(s, 1), F.softmax(t, 1), reduction="none").sum(1)
+    return (kl * keep).sum() / keep.sum()
+"""
+    )
+    diagnosis = check_loss(load_loss(f"{file}:pixel_kd"), num_classes=10)
+    assert finding(diagnosis, "labels_unused").verdict == "ok"
+    assert not diagnosis.problems
+
+
+def mean_one(d: Tensor) -> Tensor:
+    return d / d[d > 0].mean()
+
+
+def whitened(x: Tensor) -> Tensor:
+    return (x - x.mean(0)) / x.std(0)
+
+
+def similarities(x: Tensor, tau: float) -> Tensor:
+    directions = F.normalize(x, dim=1)
+    return directions @ directions.T / tau
+
+
+# Losses of relations between rows, with the verdict on where they are smallest.
+RELATIONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
+    "distances, both divided": (
+        lambda s, t: F.smooth_l1_loss(mean_one(torch.cdist(s, s)), mean_one(torch.cdist(t, t))),
+        "ok",
+    ),
+    "distances, the teacher's divided": (
+        lambda s, t: F.mse_loss(torch.cdist(s, s), mean_one(torch.cdist(t, t))),
+        "problem",
+    ),
+    "products, the teacher's divided": (lambda s, t: F.mse_loss(s @ s.T, t @ t.T / (t @ t.T).norm()), "problem"),
+    "products, both divided": (
+        lambda s, t: F.mse_loss(s @ s.T / (s @ s.T).norm(), t @ t.T / (t @ t.T).norm()),
+        "ok",
+    ),
+    "whitened targets": (lambda s, t: F.mse_loss(s, whitened(t)), "warning"),
+    "rows of length one as targets": (lambda s, t: F.mse_loss(s, F.normalize(t, dim=1)), "warning"),
+    "sharper similarities of the teacher": (
+        lambda s, t: F.kl_div(similarities(s, 0.1).log_softmax(1), similarities(t, 0.04).softmax(1), reduction="sum"),
+        "warning",
+    ),
+}
+
+
+@pytest.mark.parametrize("features", [False, True])
+@pytest.mark.parametrize("name", RELATIONS)
+def test_relations_are_normalised_on_both_sides(name: str, features: bool) -> None:
+    loss, verdict = RELATIONS[name]
+
+    def of_features(student_features: Tensor, teacher_features: Tensor) -> Tensor:
+        return loss(student_features, teacher_features.detach())
+
+    def of_logits(student: Tensor, teacher: Tensor) -> Tensor:
+        return loss(student, teacher.detach())
+
+    found = finding(check_loss(of_features if features else of_logits, num_classes=10), "loss_minimum")
+    if features or verdict == "problem":
+        assert found.verdict == verdict
+    else:
+        assert found.verdict != "problem" or "times the teacher's" not in found.summary

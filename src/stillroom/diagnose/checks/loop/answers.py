@@ -173,6 +173,8 @@ def _other_images(context: LoopContext) -> CheckResult | None:
             continue
         if first.shape != second.shape or not first.is_floating_point():
             continue
+        if student.from_networks != teacher.from_networks:
+            continue  # what a connector or a head is given are features, not images
         count += 1
         if not torch.equal(first, second) and _row_match(first, second) < 0.5:
             # The same numbers in another order are the same images, turned: that is a matter of the teacher's input.
