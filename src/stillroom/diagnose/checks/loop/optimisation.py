@@ -451,7 +451,8 @@ def _wrong_way(context: LoopContext, one: Schedule) -> CheckResult | None:
 
 
 @check(
-    threshold="A schedule is stepped as often as it is made for.",
+    threshold="A schedule is stepped as often as it is made for; one that waits for a number to stop falling or rising "
+    "is given one that does.",
     limits=(EARLY, FORGOTTEN),
     source="A schedule of E epochs that is stepped with every batch is over after E batches; one that is never stepped "
     "changes nothing.",

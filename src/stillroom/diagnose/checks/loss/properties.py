@@ -546,7 +546,8 @@ def _near_power(ratio: float) -> int | None:
 
 
 @check(
-    threshold="The teacher's term has no gradient where the student answers as the teacher, and is smallest there.",
+    threshold="The teacher's term has no gradient where the student answers as the teacher, and is smallest there, not "
+    "where the relations between its rows are a multiple of the teacher's.",
     source="Gradient, not value: a soft cross-entropy is above zero at its minimum.",
     problem="The minimum is not where the student answers as the teacher",
     title="Minimum at the teacher's answer",
