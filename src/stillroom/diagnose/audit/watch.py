@@ -652,7 +652,8 @@ class Watch:
                     where = place(2)
                     self._window.events.append((name, str(where) if where else None))
                     if name == "zero_grad":
-                        self._note_cleared(args[0])
+                        with self._quiet:
+                            self._note_cleared(args[0])
                     if name == "clip" and args and isinstance(args[0], list):
                         with self._quiet:
                             self._window.note_clipped(args[0], self._networks.learners)
@@ -709,7 +710,8 @@ class Watch:
         def step(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
             if not self._mine() or self._schedules.is_stepping(scheduler):
                 return original(scheduler, *args, **kwargs)
-            before = self._schedules.begin_step(scheduler, args[0] if args else kwargs.get("metrics"))
+            with _past_modes():
+                before = self._schedules.begin_step(scheduler, args[0] if args else kwargs.get("metrics"))
             try:
                 return original(scheduler, *args, **kwargs)
             finally:
@@ -806,8 +808,10 @@ class Watch:
             inside = torch._C._functorch.maybe_current_level() is not None
             if inside or not self._mine() or not self._deep or not self._tape.active:
                 return original(function, *args, **kwargs)
-            captured = tensors_in(captured_by(function))
-            with _past_modes():
+            captured: list[Tensor] = []
+            follows = False
+            with self._quiet, _past_modes():
+                captured = tensors_in(captured_by(function))
                 held = tensors_in(args, kwargs, captured)
                 follows = any(self._tape.networks(self._tape.bits(each)[0]) for each in held)
             if not follows:
