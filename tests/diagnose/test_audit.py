@@ -2931,3 +2931,73 @@ def test_a_plateau_schedule_is_stepped(never: bool) -> None:
 
     diagnosis = Loop(steps=40, optimizer=made, step=step).diagnosis()
     assert problems(diagnosis) == (["schedule"] if never else [])
+
+
+@pytest.mark.parametrize("turns", [False, True])
+def test_blocks_that_take_turns_are_not_frozen_for_good(turns: bool) -> None:
+    """Body and head are in one optimizer; what does not have its turn requires no gradient."""
+    loop = Loop(steps=40)
+    student = loop.student
+    assert isinstance(student, Student)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+    with audit() as watched:
+        watched._watch.whole_script = True
+        for number, (x, y) in enumerate(loop.batches()):
+            turn = number % 2 if turns else 1
+            student.body.requires_grad_(turn == 0)
+            student.fc.requires_grad_(turn == 1)
+            with torch.no_grad():
+                t = loop.teacher(x)
+            z = student(x)
+            optimizer.zero_grad()
+            (kd(z, t) + F.cross_entropy(z, y)).backward()
+            optimizer.step()
+    assert problems(watched.diagnosis) == ([] if turns else ["parameters_left_out"])
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_views_of_a_moving_teacher_may_have_nothing_in_common(labels: bool) -> None:
+    loop = Loop(steps=20)
+    teacher = copy.deepcopy(loop.student).requires_grad_(False)
+    optimizer = torch.optim.SGD(loop.student.parameters(), lr=0.05)
+    with audit() as watched:
+        for x, y in loop.batches():
+            with torch.no_grad():
+                t = teacher(torch.randn(x.shape))
+            z = loop.student(x)
+            loss = kd(z, t) + (F.cross_entropy(z, y) if labels else 0.0)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                for mine, own in zip(teacher.parameters(), loop.student.parameters(), strict=True):
+                    mine.lerp_(own, 0.1)
+    assert ("stale_answers" in problems(watched.diagnosis)) == labels
+
+
+@pytest.mark.parametrize("pulled", [False, True])
+def test_a_temperature_that_learns_is_no_teacher(pulled: bool) -> None:
+    class Temperature(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.raw = nn.Parameter(torch.zeros(()))
+
+        def forward(self) -> Tensor:
+            return 1 + 4 * torch.sigmoid(self.raw)
+
+    loop, peer, temperature = Loop(steps=20), Student(), Temperature()
+    learners = [*loop.student.parameters(), *temperature.parameters(), *peer.parameters()]
+    optimizer = torch.optim.SGD(learners, lr=0.02)
+    with audit() as watched:
+        for x, y in loop.batches():
+            with torch.no_grad():
+                t = loop.teacher(x)
+            z, tau, other = loop.student(x), temperature(), peer(x)
+            soft = F.kl_div((z / tau).log_softmax(1), (t / tau).softmax(1), reduction="batchmean") * tau**2
+            loss = F.cross_entropy(z, y) + soft + F.cross_entropy(other, y)
+            if pulled:
+                loss = loss + F.kl_div(z.log_softmax(1), other.softmax(1), reduction="batchmean")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert problems(watched.diagnosis) == (["teacher_gradient"] if pulled else [])

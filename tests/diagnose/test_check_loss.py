@@ -543,3 +543,30 @@ def test_relations_are_normalised_on_both_sides(name: str, features: bool) -> No
         assert found.verdict == verdict
     else:
         assert found.verdict != "problem" or "times the teacher's" not in found.summary
+
+
+@pytest.mark.parametrize(("square", "problem"), [(" * T * T", []), ("", ["loss_scale"])])
+@pytest.mark.parametrize("default", ["", "=4.0"])
+def test_a_loss_of_probabilities_may_be_softened_at_its_temperature(
+    tmp_path: Path, square: str, default: str, problem: list[str]
+) -> None:
+    """A committee's mean probability at T is no logit, and its name says so."""
+    file = tmp_path / "committee.py"
+    file.write_text(
+        f"""import torch.nn.functional as F
+
+def kd(student_logits, teacher_probs, T{default}):
+    p = teacher_probs
+    return F.kl_div(F.log_softmax(student_logits / T, 1), p, reduction="batchmean"){square}
+"""
+    )
+    diagnosis = check_loss(load_loss(f"{file}:kd"), num_classes=10)
+    assert [each.check for each in diagnosis.problems] == problem
+
+
+@pytest.mark.parametrize("signature", ["*losses", "kd_loss, ce_loss", "kd_loss, ce_loss, alpha=0.5"])
+def test_a_sum_of_losses_is_no_loss_of_logits(tmp_path: Path, signature: str) -> None:
+    file = tmp_path / "sums.py"
+    file.write_text(f"def total({signature}):\n    return 0\n")
+    with pytest.raises(BadInput, match="not of losses that were computed before"):
+        check_loss(load_loss(f"{file}:total"), num_classes=10)

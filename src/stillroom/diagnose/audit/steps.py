@@ -240,7 +240,9 @@ class StepReader:
             return []
 
         def networks(tensor: Tensor) -> list[nn.Module]:
-            calls = (source.call for source in facts.bits(tape.bits(tensor)[1], tape.sources))
+            # What a target is divided by, or a weight, is no answer: it has other columns.
+            sources = facts.bits(tape.bits(tensor)[1], tape.sources)
+            calls = (each.call for each in sources if each.tensor.shape[-1:] == tensor.shape[-1:])
             return [call.module for call in calls if call is not None and self._networks.held(call.module) > 0]
 
         pairs = []

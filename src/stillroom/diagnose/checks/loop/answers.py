@@ -160,6 +160,8 @@ def _repeats(rows: Tensor) -> bool:
 
 def _other_images(context: LoopContext) -> CheckResult | None:
     """Whether teacher and student were given different images in one step."""
+    if context.follows_student and not any(each.labels is not None for _, each in context.answers):
+        return None  # views of one image, as in self-distillation, may have nothing in common
     pairs = [
         (step, each.student_call, each.teacher_call)
         for step, each in context.answers

@@ -11,7 +11,7 @@ import torch
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.loop.context import LoopContext, most_common
-from stillroom.diagnose.checks.loop.record import CallFacts, Network, Phase, Step, Term
+from stillroom.diagnose.checks.loop.record import CallFacts, LeftOut, Network, Phase, Step, Term
 from stillroom.diagnose.checks.loss.context import meaning_of
 from stillroom.diagnose.checks.loss.words import textbook_kl
 from stillroom.schema.diagnosis import Remedy, Verdict
@@ -371,6 +371,8 @@ def parameters_left_out(context: LoopContext) -> CheckResult:
     ]
     described = sum(step.in_full for step in context.steps)
     frozen = [each for step in context.steps for each in step.left_out if each.frozen and each.fresh]
+    # What learns in other steps takes turns.
+    frozen = [each for each in frozen if not _thaws(context, each)]
     if not found and context.whole_script and len(frozen) > 0.5 * described:
         worst = max(frozen, key=lambda each: each.share)
         if FROZEN.at_least(worst.share) != "ok":
@@ -415,6 +417,17 @@ def parameters_left_out(context: LoopContext) -> CheckResult:
         ),
         location=worst.place,
     )
+
+
+def _thaws(context: LoopContext, frozen: LeftOut) -> bool:
+    """Whether some parameters that require no gradient in one watched step do in another."""
+    names = set(frozen.names)
+    for step in context.steps:
+        if step.in_full and any(call.network is frozen.network and call.learns for call in step.calls):
+            still = [set(each.names) for each in step.left_out if each.network is frozen.network and each.frozen]
+            if not any(names <= each for each in still):
+                return True
+    return False
 
 
 def _of_last_stage(context: LoopContext, network: Network) -> bool:

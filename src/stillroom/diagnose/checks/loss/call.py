@@ -23,7 +23,7 @@ from stillroom.teachers.output import ModelOutput
 Role = Literal["student", "teacher", "labels", "student_features", "teacher_features", "mask"]
 ROLES: tuple[Role, ...] = get_args(Role)
 OptionKind = Literal["temperature", "weight"]
-Form = Literal["plain", "probabilities", "log_probabilities", "one_hot", "list", "output"]
+Form = Literal["plain", "probabilities", "softened", "log_probabilities", "one_hot", "list", "output"]
 # Hyper-parameters that a loss requires and gives no default.
 REQUIRED = {"temperature": 4.0, "weight": 0.5}
 # Assignments of roles to arguments that are tried before giving up.
@@ -118,8 +118,9 @@ class LossOption:
 class Argument:
     """One argument that the loss is given: a tensor by its role, or a number.
 
-    ``form`` says how it is handed over: logits, probabilities or log-probabilities; labels as indices or one-hot rows;
-    features alone or in a list; logits as the ``logits`` of a model's output.
+    ``form`` says how it is handed over: logits, probabilities (``softened``: at the loss's own temperature) or
+    log-probabilities; labels as indices or one-hot rows; features alone or in a list; logits as the ``logits`` of a
+    model's output.
     """
 
     name: str
@@ -177,6 +178,15 @@ class LossFunction:
         """The first hyper-parameter of a kind."""
         return next((option for option in self.options if option.kind == kind), None)
 
+    @property
+    def temperature(self) -> float:
+        """The temperature that it is called with, as an argument or by an option; 1 where it has none."""
+        for argument in self.arguments:
+            if argument.role is None and option_kind(argument.name) == "temperature":
+                return float(self.changed.get(argument.name, argument.value))
+        option = self.option("temperature")
+        return 1.0 if option is None else self.changed.get(option.name, option.value)
+
     def having(self, **changed: float) -> LossFunction:
         """The same loss with other values of its hyper-parameters; the user's object is left as it is."""
         function = self.function
@@ -197,7 +207,9 @@ class LossFunction:
         handed = {role: tensor.clone() for role, tensor in tensors.items()}
         args, keywords = [], {}
         for argument in self.arguments:
-            given = argument.value if argument.role is None else _formed(handed[argument.role], argument, handed)
+            given = argument.value
+            if argument.role is not None:
+                given = _formed(handed[argument.role], argument, handed, self.temperature)
             if argument.by_keyword:
                 keywords[argument.name] = given
             else:
@@ -274,9 +286,11 @@ def scalar_of(raw: Any) -> tuple[Tensor | None, str]:
     return raw.mean() if raw.is_floating_point() else raw.double().mean(), f"a tensor of {list(raw.shape)}"
 
 
-def _formed(tensor: Tensor, argument: Argument, leaves: Mapping[Role, Tensor]) -> Any:
+def _formed(tensor: Tensor, argument: Argument, leaves: Mapping[Role, Tensor], temperature: float) -> Any:
     if argument.form == "probabilities":
         return tensor.softmax(-1)
+    if argument.form == "softened":
+        return (tensor / temperature).softmax(-1)
     if argument.form == "log_probabilities":
         return tensor.log_softmax(-1)
     if argument.form == "one_hot":
@@ -552,6 +566,10 @@ def _assignments(loss: Any, roles: Mapping[str, str]) -> Iterator[tuple[Argument
     except (TypeError, ValueError):  # built in, without a signature
         parameters = []
     kinds = inspect.Parameter
+    first = [each for each in parameters if each.default is kinds.empty and each.kind is not kinds.KEYWORD_ONLY][:2]
+    if first and all(words_of(each.name)[-1:] in (("loss",), ("losses",)) for each in first):
+        expected = f"a function of logits or features, not of losses that were computed before ({first[0].name})"
+        raise BadInput("loss", getattr(loss, "__name__", type(loss).__name__), expected)
     named = [each for each in parameters if each.kind not in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)]
     if any(each.kind is kinds.VAR_POSITIONAL for each in parameters) or not parameters:
         named = [each for each in named if each.kind is kinds.KEYWORD_ONLY]

@@ -108,7 +108,7 @@ class LossContext:
         loss = self.given
         if "teacher" in loss.roles and loss.argument("teacher").form == "plain":
             name = loss.argument("teacher").name
-            forms: tuple[Form, ...] = ("log_probabilities", "probabilities")
+            forms: tuple[Form, ...] = ("log_probabilities", "probabilities", "softened")
             if may_be_probabilities(name) and not self._is_level(loss):
                 for form in forms if "log" in words_of(name) else forms[1:]:
                     other = loss.in_form("teacher", form)
