@@ -434,16 +434,19 @@ def _wrong_way(context: LoopContext, one: Schedule) -> CheckResult | None:
     losses = [each.value for step in context.steps for each in step.backwards if each.value is not None]
     share = _are_shares(told) or (10 * abs(losses[0]) < told[0] and max(told) <= 100 if losses else False)
     falls = min(told) > 0 and last < 0.8 * first and not share
-    if improved > 1 or not (share and last > first if one.mode == "min" else falls):
+    # A student that gets worse is another matter.
+    learns = len(losses) > 1 and losses[-1] < 0.9 * losses[0]
+    if improved > 1 or not learns or not (share and last > first if one.mode == "min" else falls):
         return None
     lowered = min(rates) < 0.99 * rates[0]
-    moves, other = ("rises", "max") if one.mode == "min" else ("falls", "min")
+    due, moves, as_if, other = (
+        ("fall", "rises", "an accuracy", "max") if one.mode == "min" else ("rise", "falls", "a loss", "min")
+    )
     then = "it lowers the rate while the student improves" if lowered else "it will lower the rate all the same"
     return CheckResult(
         "problem" if lowered else "warning",
-        f"{one.name} waits for a number that grows no {'smaller' if one.mode == 'min' else 'larger'} (mode="
-        f"{one.mode!r}) and is given one that {moves} from {told[0]:.3g} to {told[-1]:.3g}, as "
-        f"{'an accuracy' if one.mode == 'min' else 'a loss'} does: {then}.",
+        f"{one.name} is made for a number that should {due} (mode={one.mode!r}) and is given one that {moves} from "
+        f"{told[0]:.3g} to {told[-1]:.3g}, as {as_if} does: {then}.",
         {"schedule": one.name, "mode": one.mode, "first": told[0], "last": told[-1], "numbers": len(told)},
         Remedy(f"Make it with mode={other!r}.", code=f"ReduceLROnPlateau(optimizer, mode={other!r})"),
         location=one.step_place or one.place,

@@ -207,9 +207,7 @@ class LossFunction:
         handed = {role: tensor.clone() for role, tensor in tensors.items()}
         args, keywords = [], {}
         for argument in self.arguments:
-            given = argument.value
-            if argument.role is not None:
-                given = _formed(handed[argument.role], argument, handed, self.temperature)
+            given = argument.value if argument.role is None else _formed(handed[argument.role], argument, handed, self)
             if argument.by_keyword:
                 keywords[argument.name] = given
             else:
@@ -286,11 +284,11 @@ def scalar_of(raw: Any) -> tuple[Tensor | None, str]:
     return raw.mean() if raw.is_floating_point() else raw.double().mean(), f"a tensor of {list(raw.shape)}"
 
 
-def _formed(tensor: Tensor, argument: Argument, leaves: Mapping[Role, Tensor], temperature: float) -> Any:
+def _formed(tensor: Tensor, argument: Argument, leaves: Mapping[Role, Tensor], loss: LossFunction) -> Any:
     if argument.form == "probabilities":
         return tensor.softmax(-1)
     if argument.form == "softened":
-        return (tensor / temperature).softmax(-1)
+        return (tensor / loss.temperature).softmax(-1)
     if argument.form == "log_probabilities":
         return tensor.log_softmax(-1)
     if argument.form == "one_hot":
