@@ -242,3 +242,50 @@ def test_what_is_no_script_is_refused(source: str | None, tmp_path: Path, capsys
     error = capsys.readouterr().err
     assert "SCRIPT.py" in error
     assert "Traceback" not in error
+
+
+EXCHANGED = '''
+import torch
+import torch.nn.functional as F
+
+def soft_loss(first, second, tau):
+    """{said}"""
+    p, log_p, log_q = F.softmax(first / tau, -1), F.log_softmax(first / tau, -1), F.log_softmax(second / tau, -1)
+    return (p * (log_p - log_q)).sum(-1).mean() * tau**2
+
+torch.manual_seed(0)
+x, y = torch.randn(40, 6), torch.randint(3, (40,))
+x[torch.arange(40), y] += 4
+teacher, student = torch.nn.Linear(6, 3), torch.nn.Linear(6, 3)
+optimizer = torch.optim.Adam(teacher.parameters(), lr=0.1)
+for _ in range(60):
+    optimizer.zero_grad()
+    F.cross_entropy(teacher(x), y).backward()
+    optimizer.step()
+optimizer = torch.optim.Adam(student.parameters(), lr=0.05)
+for _ in range(20):
+    with torch.no_grad():
+        t = teacher(x)
+    z = student(x)
+    loss = F.cross_entropy(z, y) + soft_loss({order}, 3.0)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+'''
+
+
+@pytest.mark.parametrize(
+    ("said", "order", "swapped"),
+    [
+        ("KL(teacher || student) at tau", "z, t", True),
+        ("KL(teacher || student) at tau", "t, z", False),
+        ("A divergence at tau", "z, t", False),
+        ("The reverse of KL(teacher || student)", "z, t", False),
+    ],
+)
+def test_a_divergence_by_hand_is_the_one_that_the_script_says(
+    said: str, order: str, swapped: bool, audit: Callable[..., int], tmp_path: Path
+) -> None:
+    assert audit(EXCHANGED.format(said=said, order=order)) == 0
+    found = [one["check"] for one in written(tmp_path)["findings"] if one["verdict"] == "problem"]
+    assert found == (["roles_swapped"] if swapped else [])

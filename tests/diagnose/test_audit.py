@@ -3001,3 +3001,40 @@ def test_a_temperature_that_learns_is_no_teacher(pulled: bool) -> None:
             loss.backward()
             optimizer.step()
     assert problems(watched.diagnosis) == (["teacher_gradient"] if pulled else [])
+
+
+@pytest.mark.parametrize("divided", [False, True])
+def test_a_gram_matrix_is_a_sum_over_places(divided: bool) -> None:
+    class Convolution(nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(1, 6, 3, padding=1)
+            self.body = nn.Sequential(nn.ReLU(), nn.Conv2d(6, channels, 3), nn.ReLU(), nn.Flatten())
+            self.fc = nn.Linear(36 * channels, 4)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            stem = self.stem(x)
+            return self.fc(self.body(stem)), stem
+
+    def gram(f: Tensor) -> Tensor:
+        f = f.flatten(2)
+        return torch.bmm(f, f.transpose(1, 2)) / (f.shape[2] if divided else 1)
+
+    x = 2 * torch.randn(400, 1, 8, 8)
+    y = x.unflatten(2, (2, 4)).unflatten(4, (2, 4)).mean((3, 5)).flatten(1).argmax(1)
+    teacher, student = Convolution(16), Convolution(4)
+    for network, distilled in ((teacher, False), (student, True)):
+        optimizer = torch.optim.Adam(network.parameters(), 0.005)
+        with audit() as watched:
+            for rows in torch.arange(400).repeat(4).split(40):
+                logits, stem = network(x[rows])
+                loss = F.cross_entropy(logits, y[rows])
+                if distilled:
+                    with torch.no_grad():
+                        t, target = teacher(x[rows])
+                    loss = loss + kd(logits, t, 2.0) + 5 * F.mse_loss(gram(stem), gram(target))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        network.eval()
+    assert problems(watched.diagnosis) == ([] if divided else ["loss_balance"])

@@ -320,6 +320,9 @@ def _spread(tape: Tape, nodes: Sequence[Node], learners: int, teachers: int) -> 
     return None
 
 
+_PRODUCTS = ("bmm", "matmul", "mm", "__matmul__")
+
+
 def _summed(nodes: Sequence[Node]) -> float:
     """How many numbers of each row the operations of a term sum up."""
     product = 1.0
@@ -331,6 +334,11 @@ def _summed(nodes: Sequence[Node]) -> float:
             product *= numbers / node.outputs[0].numel() / (rows if node.outputs[0].dim() == 0 else 1)
         elif node.name in ("mse_loss", "l1_loss", "smooth_l1_loss") and node.argument(4, "reduction", "mean") == "sum":
             product *= numbers / rows
+        elif node.name in _PRODUCTS and len(node.inputs) > 1 and node.inputs[1].dim() > 1:
+            # A Gram matrix: of a tensor and itself turned.
+            one, other = node.inputs[:2]
+            if one.shape[-1] == other.shape[-2] and one.data_ptr() == other.data_ptr():
+                product *= one.shape[-1]
     return product if product > 1 else 0.0
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.loop.context import LoopContext, most_common
 from stillroom.diagnose.checks.loop.record import Answers, ComparingTerm, Step, Term
-from stillroom.diagnose.checks.loss.context import meaning_of, says_reverse
+from stillroom.diagnose.checks.loss.context import meaning_of, says_forward, says_reverse
 from stillroom.diagnose.checks.loss.identify import (
     FittedTerm,
     GradientSample,
@@ -453,7 +453,8 @@ def roles_swapped(context: LoopContext) -> CheckResult:
         )
     if kinds.count("reverse_kl") >= len(known):
         by_kl_div = any(term.function == "kl_div" for each in context.backwards for term in each[1].terms)
-        verdict: Verdict = "problem" if by_kl_div and not says_reverse(context.source) else "warning"
+        unmeant = (by_kl_div and not says_reverse(context.source)) or says_forward(context.source)
+        verdict: Verdict = "problem" if unmeant else "warning"
         return CheckResult(
             verdict,
             "The divergence is KL(student‖teacher), which seeks one mode of the teacher's answer and leaves the "

@@ -849,6 +849,15 @@ def says_reverse(text: str) -> bool:
     return bool(re.search(r"reverse|rkl|mode.?seeking|backward kl|student\W{1,5}teacher", text.lower()))
 
 
+def says_forward(text: str) -> bool:
+    """Whether words say that a divergence is the teacher's from the student's, and nothing of a reversed one.
+
+    >>> says_forward("KL(teacher || student) at tau"), says_forward("reverse KL, not KL(teacher || student)")
+    (True, False)
+    """
+    return bool(re.search(r"\bkld?\W{0,3}teacher\W{1,5}student", text.lower())) and not says_reverse(text)
+
+
 def meaning_of(name: str, text: str) -> tuple[Side | None, str]:
     """Whose share a weight is said to be, by its name or by a sentence about it, and the words that say so.
 
