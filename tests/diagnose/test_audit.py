@@ -2884,7 +2884,7 @@ OVERFITTED = [0.5211, 0.4873, 0.5124, 0.5391, 0.5744, 0.6022, 0.6483, 0.6671, 0.
 
 
 @pytest.mark.parametrize(
-    ("mode", "told", "verdict"),
+    ("mode", "metrics", "verdict"),
     [
         ("min", [100 * each for each in ACCURACIES], "problem"),
         ("min", [n / 137 for n in (14, 55, 85, 97, 101, 110, 111, 114, 116, 118)], "problem"),
@@ -2896,7 +2896,7 @@ OVERFITTED = [0.5211, 0.4873, 0.5124, 0.5391, 0.5744, 0.6022, 0.6483, 0.6671, 0.
         ("min", [round(each, 2) for each in OVERFITTED], "ok"),
     ],
 )
-def test_a_plateau_schedule_is_given_what_it_waits_for(mode: Any, told: list[float], verdict: str) -> None:
+def test_a_plateau_schedule_is_given_what_it_waits_for(mode: Any, metrics: list[float], verdict: str) -> None:
     loop = Loop(steps=100)
     optimizer = torch.optim.SGD(loop.student.parameters(), lr=0.05)
     with audit() as watched:
@@ -2909,7 +2909,7 @@ def test_a_plateau_schedule_is_given_what_it_waits_for(mode: Any, told: list[flo
             (kd(z, t) + F.cross_entropy(z, y)).backward()
             optimizer.step()
             if number % 10 == 9:
-                schedule.step(told[number // 10])
+                schedule.step(metrics[number // 10])
     assert verdict_of(watched.diagnosis, "schedule") == verdict
     assert problems(watched.diagnosis) == (["schedule"] if verdict == "problem" else [])
 

@@ -17,7 +17,7 @@ from stillroom.diagnose.checks.loop.record import Schedule
 FIRST_RATES = 16
 LATER = frozenset(int(base * 2**power) for power in range(4, 24) for base in (1, 1.5))
 # Numbers given to a scheduler that are kept; so many are waited for where the first ones go the wrong way.
-MOST_TOLD, ENOUGH_TOLD = 200, 8
+MOST_METRICS, ENOUGH_METRICS = 200, 8
 
 
 @dataclass(eq=False)
@@ -58,9 +58,9 @@ class Schedules:
         found = self._made.get(id(scheduler))
         if found is not None:
             found.facts.steps += 1
-            if found.facts.mode and metric is not None and len(found.facts.told) < MOST_TOLD:
+            if found.facts.mode and metric is not None and len(found.facts.metrics) < MOST_METRICS:
                 with suppress(TypeError, ValueError, RuntimeError):  # no number: the step itself says so
-                    found.facts.told.append((float(metric), rate(scheduler.optimizer)))
+                    found.facts.metrics.append((float(metric), rate(scheduler.optimizer)))
             if found.facts.step_place is None or found.facts.steps < 3:
                 where = place(2)
                 found.facts.step_place = str(where) if where else None
@@ -90,14 +90,14 @@ class Schedules:
     def awaits(self) -> bool:
         """Whether the first numbers that a scheduler was given seem to go the wrong way."""
         for made in self._made.values():
-            told = [value for value, _ in made.facts.told]
-            if made.optimizer() is None or not told or len(told) >= ENOUGH_TOLD:
+            metrics = [value for value, _ in made.facts.metrics]
+            if made.optimizer() is None or not metrics or len(metrics) >= ENOUGH_METRICS:
                 continue
-            if len(told) > 1:
-                going = told[-1] < told[0] if made.facts.mode == "min" else told[-1] > told[0]
+            if len(metrics) > 1:
+                going = metrics[-1] < metrics[0] if made.facts.mode == "min" else metrics[-1] > metrics[0]
             else:
                 # Of one number it may be an accuracy, as a share or in per cent.
-                going = made.facts.mode == "max" or not (0 <= told[0] <= 1 or 5 <= told[0] <= 100)
+                going = made.facts.mode == "max" or not (0 <= metrics[0] <= 1 or 5 <= metrics[0] <= 100)
             if not going:
                 return True
         return False

@@ -419,21 +419,21 @@ def _are_shares(values: Sequence[float]) -> bool:
 
 
 # Of how many numbers a scheduler that waits for one to stop improving is judged.
-FEWEST_TOLD = 5
+FEWEST_METRICS = 5
 
 
 def _wrong_way(context: LoopContext, one: Schedule) -> CheckResult | None:
     """A scheduler that waits for a loss to fall is given an accuracy that rises, or the reverse."""
-    told, rates = [value for value, _ in one.told], [rate for _, rate in one.told]
-    if len(told) < FEWEST_TOLD or not all(map(math.isfinite, told)):
+    metrics, rates = [value for value, _ in one.metrics], [rate for _, rate in one.metrics]
+    if len(metrics) < FEWEST_METRICS or not all(map(math.isfinite, metrics)):
         return None
     sign = 1 if one.mode == "min" else -1
-    improved = sum(sign * value < min(sign * each for each in told[:i]) for i, value in enumerate(told) if i)
-    third = max(1, len(told) // 3)
-    first, last = sum(told[:third]) / third, sum(told[-third:]) / third
+    improved = sum(sign * value < min(sign * each for each in metrics[:i]) for i, value in enumerate(metrics) if i)
+    third = max(1, len(metrics) // 3)
+    first, last = sum(metrics[:third]) / third, sum(metrics[-third:]) / third
     losses = [each.value for step in context.steps for each in step.backwards if each.value is not None]
-    share = _are_shares(told) or (10 * abs(losses[0]) < told[0] and max(told) <= 100 if losses else False)
-    falls = min(told) > 0 and last < 0.8 * first and not share
+    share = _are_shares(metrics) or (10 * abs(losses[0]) < metrics[0] and max(metrics) <= 100 if losses else False)
+    falls = min(metrics) > 0 and last < 0.8 * first and not share
     # A student that gets worse is another matter.
     learns = len(losses) > 1 and losses[-1] < 0.9 * losses[0]
     if improved > 1 or not learns or not (share and last > first if one.mode == "min" else falls):
@@ -446,8 +446,8 @@ def _wrong_way(context: LoopContext, one: Schedule) -> CheckResult | None:
     return CheckResult(
         "problem" if lowered else "warning",
         f"{one.name} is made for a number that should {due} (mode={one.mode!r}) and is given one that {moves} from "
-        f"{told[0]:.3g} to {told[-1]:.3g}, as {as_if} does: {then}.",
-        {"schedule": one.name, "mode": one.mode, "first": told[0], "last": told[-1], "numbers": len(told)},
+        f"{metrics[0]:.3g} to {metrics[-1]:.3g}, as {as_if} does: {then}.",
+        {"schedule": one.name, "mode": one.mode, "first": metrics[0], "last": metrics[-1], "numbers": len(metrics)},
         Remedy(f"Make it with mode={other!r}.", code=f"ReduceLROnPlateau(optimizer, mode={other!r})"),
         location=one.step_place or one.place,
     )

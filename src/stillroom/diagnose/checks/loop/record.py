@@ -313,7 +313,7 @@ class Schedule:
     # Of one that waits for a number to stop improving: ``min`` or ``max``, and the numbers that it was given, each with
     # the rate before.
     mode: str = ""
-    told: list[tuple[float, float]] = field(default_factory=list)
+    metrics: list[tuple[float, float]] = field(default_factory=list)
 
 
 @dataclass(eq=False)
