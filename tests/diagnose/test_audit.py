@@ -3038,3 +3038,15 @@ def test_a_gram_matrix_is_a_sum_over_places(divided: bool) -> None:
                 optimizer.step()
         network.eval()
     assert problems(watched.diagnosis) == ([] if divided else ["loss_balance"])
+
+
+@pytest.mark.parametrize(
+    ("kd_weight", "divided", "problem"), [(0.8, True, True), (0.8, False, False), (0.55, True, True)]
+)
+def test_a_mean_over_rows_is_not_divided_by_their_number_again(kd_weight: float, divided: bool, problem: bool) -> None:
+    """All batches have one size, and the two weights are to add up to 1."""
+
+    def loss(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return kd_weight * kd(z, t) / (len(z) if divided else 1) + (1 - kd_weight) * F.cross_entropy(z, y)
+
+    assert problems(Loop(loss=loss).diagnosis()) == (["loss_scale"] if problem else [])

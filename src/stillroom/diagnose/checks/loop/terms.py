@@ -571,6 +571,29 @@ def _divided_again(context: LoopContext) -> CheckResult | None:
     )
 
 
+def _short_of_one(known: Sequence[StepFit]) -> CheckResult | None:
+    """The teacher's weight is what the labels' leaves of 1, divided by the rows of the batch, in every watched step."""
+    left, rows = 0.0, 0
+    for each in known:
+        weights = {term.name: term.coefficient for term in each.named}
+        labels = weights.get("cross_entropy", weights.get("label_smoothing"))
+        if len(each.named) != 2 or labels is None or "kl" not in weights:
+            return None
+        left, rows = 1 - labels, _sizes(each.answers)["batch"]
+        # Of few rows it may be chosen so; a tenth of a per cent is what the fit leaves.
+        if rows < 4 or not 0.01 < left < 0.99 or abs(weights["kl"] * rows / left - 1) > 1e-3:
+            return None
+    teacher = next(term for term in known[0].named if term.name == "kl")
+    return CheckResult(
+        "problem",
+        f"{formula(known[0].named)}: the teacher's weight is {left:.3g} divided by {rows}, the rows of the batch, "
+        "though the term is a mean over the rows already.",
+        {"factor": 1 / rows, "losses": len(known)},
+        Remedy("Leave that division out.", code=_kl_line(teacher, known[0].answers)),
+        location=_place(known),
+    )
+
+
 @check(
     threshold="A term's size does not depend on the batch, the length, the number of classes or the temperature.",
     source="F.kl_div's default `reduction='mean'` averages over the classes, too; without τ² a softened gradient fades "
@@ -592,7 +615,8 @@ def loss_scale(context: LoopContext) -> CheckResult:
     # What is a fault in one step and none in another is a weight that changes.
     reasons = {tuple(term.reasons for term in terms) for terms in named}
     if not wrong or len({tuple(bool(each) for each in one) for one in reasons}) > 1:
-        return CheckResult("ok", f"The loss is {formula(named[0])}.", evidence)
+        again = (_short_of_one(known) or _divided_again(context)) if not wrong else None
+        return again or CheckResult("ok", f"The loss is {formula(named[0])}.", evidence)
     different = len(named[0]) > 1 and len({f"{term.factor or 1:.3g}" for term in named[0]}) > 1
     by_classes = any("classes" in reason for term in wrong for reason in term.reasons)
     verdict: Verdict = "problem" if different or by_classes else "warning"
