@@ -482,7 +482,8 @@ def _of_another_pass(step: Step, teacher: CallFacts, labelled: CallFacts | None)
     """Whether a teacher was given the images of another pass of the student than the one that has the labels."""
 
     def shared(call: CallFacts) -> bool:
-        return call.inputs is not None and teacher.inputs is not None and torch.equal(call.inputs, teacher.inputs)
+        one, other = call.inputs, teacher.inputs
+        return one is not None and other is not None and one.device == other.device and torch.equal(one, other)
 
     if labelled is None or shared(labelled):
         return False
