@@ -448,7 +448,7 @@ def _wrong_way(context: LoopContext, one: Schedule) -> CheckResult | None:
         f"{one.name} is made for a number that should {due} (mode={one.mode!r}) and is given one that {moves} from "
         f"{metrics[0]:.3g} to {metrics[-1]:.3g}, as {as_if} does: {then}.",
         {"schedule": one.name, "mode": one.mode, "first": metrics[0], "last": metrics[-1], "numbers": len(metrics)},
-        Remedy(f"Make it with mode={other!r}.", code=f"ReduceLROnPlateau(optimizer, mode={other!r})"),
+        Remedy(f"Make the scheduler with mode={other!r}.", code=f"ReduceLROnPlateau(optimizer, mode={other!r})"),
         location=one.step_place or one.place,
     )
 
@@ -459,7 +459,7 @@ def _wrong_way(context: LoopContext, one: Schedule) -> CheckResult | None:
     limits=(EARLY, FORGOTTEN),
     source="A schedule of E epochs that is stepped with every batch is over after E batches; one that is never stepped "
     "changes nothing.",
-    problem="The schedule is stepped at the wrong places",
+    problem="The learning-rate schedule is used wrongly",
     title="Schedule",
 )
 def schedule(context: LoopContext) -> CheckResult:
