@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -71,8 +72,24 @@ def answering_copy(model: nn.Module, example: Tensor) -> nn.Module:
     copy, folded = fold_batchnorm(model, example)
     if not folded:
         return model
-    made = fuse_convolutions(to_channels_last(freeze(copy).eval(), example), example)
-    activate_in_place(made, example)
+    return ready_to_answer(copy, example)
+
+
+def ready_to_answer(
+    model: nn.Module, example: Tensor, *, keep: Collection[str] = (), logits_alone: bool = True
+) -> nn.Module:
+    """A folded copy, frozen and laid out for speed: what only answers, and is not trained.
+
+    Args:
+        model: changed.
+        example: a few of its inputs [B, …], on its device.
+        keep: names of modules whose output someone will read.
+        logits_alone: whether nothing but its logits is read, so that convolutions may be fused.
+    """
+    made = to_channels_last(freeze(model).eval(), example)
+    if logits_alone:
+        made = fuse_convolutions(made, example)
+    activate_in_place(made, example, keep=keep)
     return made
 
 

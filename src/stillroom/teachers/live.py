@@ -17,9 +17,9 @@ from stillroom.data.loader import Batch, BatchLoader
 from stillroom.errors import BadInput
 from stillroom.files import digest
 from stillroom.memory import in_parts
-from stillroom.models.fold import activate_in_place, fold_batchnorm, left_unfolded
-from stillroom.models.fuse import fuse_convolutions
-from stillroom.models.modes import device_of, freeze, to_channels_last
+from stillroom.models.fold import fold_batchnorm, left_unfolded
+from stillroom.models.fuse import ready_to_answer
+from stillroom.models.modes import device_of
 from stillroom.models.prepared import EVALUATION_BATCH, PreparedModel, predict
 from stillroom.models.preprocess import Preprocess, known_classes
 from stillroom.models.reader import TapReader
@@ -89,12 +89,9 @@ class LiveTeacher:
         # Folded where the model is, then moved: the check compares both on one device.
         copy, self.folded = fold_batchnorm(model, preprocess(example).to(device_of(model)), keep=taps)
         self.preprocess = preprocess.to(device)
-        freeze(copy).eval().to(device)
+        alone = precision == torch.float32 and not taps and not self._gradients
         inputs = self.preprocess(example.to(device))
-        self.model = to_channels_last(copy, inputs)
-        if precision == torch.float32 and not taps and not self._gradients:
-            self.model = fuse_convolutions(self.model, inputs)
-        activate_in_place(self.model, inputs, keep=taps)
+        self.model = ready_to_answer(copy.to(device), inputs, keep=taps, logits_alone=alone)
         self._taps = TapReader(self.model, taps, field="teacher")
         self._fishers = tuple(fishers)
         self._tails = dict(tails or {})

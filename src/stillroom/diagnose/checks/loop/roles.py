@@ -433,10 +433,11 @@ def _thaws(context: LoopContext, frozen: LeftOut) -> bool:
 def _of_last_stage(context: LoopContext, network: Network) -> bool:
     """Whether the last watched steps go backward on other lines than those before, and a network is left out there."""
     lines = [{each.place for each in step.backwards} for step in context.steps]
-    last = [step for step, places in zip(context.steps, lines, strict=True) if places == lines[-1]]
-    described = [step for step in last if step.in_full]
-    left_out = all(any(each.network is network for each in step.left_out) for step in described)
-    return 1 < len(last) < len(lines) and bool(described) and left_out and lines[: -len(last)].count(lines[-1]) == 0
+    first = lines.index(lines[-1])
+    if first == 0 or len(lines) - first < 2 or any(each != lines[-1] for each in lines[first:]):
+        return False
+    described = [step for step in context.steps[first:] if step.in_full]
+    return bool(described) and all(any(each.network is network for each in step.left_out) for step in described)
 
 
 def _overwritten_teacher(context: LoopContext) -> CheckResult | None:

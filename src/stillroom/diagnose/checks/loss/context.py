@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -215,6 +216,31 @@ class LossContext:
         whole, other = self.draw(lead=self.lead(8)), self.draw(seed=1, lead=self.lead(8))
         mixed = {role: torch.cat([tensor[:4], other[role][4:]]) for role, tensor in whole.items()}
         return _moved(self.gradient(whole)[:4], self.gradient(mixed)[:4]) < 1e-4
+
+    @lazy
+    def multiple_at_minimum(self) -> float | None:
+        """Of a loss of relations between rows: where it is smallest, how many times the teacher's the student's are.
+
+        None where that is about once, where no multiple is, and where a row depends on itself alone.
+        """
+        of_features = self.is_of_features
+        student: Role = "student_features" if of_features else "student"
+        teacher: Role = "teacher_features" if of_features else "teacher"
+        with suppress(Exception):  # a loss that does not take such features, in whatever words
+            if self.has_labels or self.is_row_local:
+                return None
+            tensors = self.draw(seed=2)
+
+            def left(power: float) -> float:
+                """The gradient, where that of a loss of directions alone does not shrink with the multiple."""
+                multiple = tensors[teacher] * 2**power
+                return float(self.gradient({**tensors, student: multiple}, self.loss).norm()) * max(1.0, 2**power)
+
+            nearest = min(np.arange(-6.0, 6.01, 0.25), key=left)
+            found = minimize_scalar(left, bounds=(nearest - 0.25, nearest + 0.25), method="bounded")
+            if abs(found.x) > _CLEARLY_SCALED and found.fun < 0.01 * left(0.0):
+                return float(2.0**found.x)
+        return None
 
     def teacher_field(self, tensors: Mapping[Role, Tensor], loss: LossFunction) -> Tensor:
         """The teacher's part of the gradient: the mean over labels drawn from the student's own answer."""
@@ -694,6 +720,8 @@ def _like(fit: LossFit, term: Any) -> Any:
     return alike[0] if alike else None
 
 
+# By which power of two the student's rows differ from the teacher's where a loss is smallest at a multiple of them.
+_CLEARLY_SCALED = 0.3
 # Whole numbers in a file, one of which may be the label of what is left out; so many are tried at most.
 _WHOLE_NUMBERS, _MOST_LABELS = re.compile(r"(?<![\w.])-?\d{1,5}(?![\w.])"), 30
 # Minus infinity, and numbers that become it in float16.

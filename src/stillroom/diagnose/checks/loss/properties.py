@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
@@ -598,8 +596,7 @@ def loss_minimum(context: LossContext) -> CheckResult:
             evidence,
             Remedy("Compare both sides in one form: the same softmax, temperature and dimension."),
         )
-    scaled = _minimum_at_a_multiple(context, "student", "teacher", evidence)
-    return scaled or CheckResult(
+    return _at_a_multiple(context, evidence) or CheckResult(
         "warning",
         f"Where the student answers as the teacher, {times_words(level)} of the usual gradient is left.",
         evidence,
@@ -627,8 +624,7 @@ def _feature_minimum(context: LossContext) -> CheckResult:
     evidence = {"gradient_at_equality": level}
     if level < 1e-3:
         return CheckResult("ok", "It is smallest where the features are equal.", evidence)
-    scaled = _minimum_at_a_multiple(context, "student_features", "teacher_features", evidence)
-    return scaled or CheckResult(
+    return _at_a_multiple(context, evidence) or CheckResult(
         "warning",
         f"Where the features are equal, {times_words(level)} of the usual gradient is left.",
         evidence,
@@ -636,36 +632,17 @@ def _feature_minimum(context: LossContext) -> CheckResult:
     )
 
 
-def _minimum_at_a_multiple(
-    context: LossContext, student: Role, teacher: Role, evidence: Mapping[str, float]
-) -> CheckResult | None:
-    """A loss of relations between rows that is smallest where the student's are a multiple of the teacher's."""
-    with suppress(Exception):  # a loss that does not take such features, in whatever words
-        if context.has_labels or context.is_row_local:
-            return None
-        tensors = context.draw(seed=2)
-
-        def left(power: float) -> float:
-            """The gradient, where that of a loss of directions alone does not shrink with the multiple."""
-            multiple = tensors[teacher] * 2**power
-            return float(context.gradient({**tensors, student: multiple}, context.loss).norm()) * max(1.0, 2**power)
-
-        nearest = min(np.arange(-6.0, 6.01, 0.25), key=left)
-        found = minimize_scalar(left, bounds=(nearest - 0.25, nearest + 0.25), method="bounded")
-        if abs(found.x) > _CLEARLY_SCALED and found.fun < 0.01 * left(0.0):
-            factor = 2.0**found.x
-            return CheckResult(
-                "problem",
-                f"It is smallest where the student's rows are {number(factor)} times the teacher's, and not where they "
-                "are equal: one side is normalised and the other is not.",
-                {**evidence, "multiple": factor},
-                Remedy("Divide both sides by their own mean.", code="d_s, d_t = d_s / d_s.mean(), d_t / d_t.mean()"),
-            )
-    return None
-
-
-# By which power of two the student's rows differ from the teacher's where a loss is smallest at a multiple of them.
-_CLEARLY_SCALED = 0.3
+def _at_a_multiple(context: LossContext, evidence: Mapping[str, float]) -> CheckResult | None:
+    multiple = context.multiple_at_minimum
+    if multiple is None:
+        return None
+    return CheckResult(
+        "problem",
+        f"It is smallest where the student's rows are {number(multiple)} times the teacher's, and not where they are "
+        "equal: one side is normalised and the other is not.",
+        {**evidence, "multiple": multiple},
+        Remedy("Divide both sides by their own mean.", code="d_s, d_t = d_s / d_s.mean(), d_t / d_t.mean()"),
+    )
 
 
 @check(
@@ -710,7 +687,7 @@ def target_constant(context: LossContext) -> CheckResult:
         )
     share = by_teacher / by_student
     verdict = TARGET.below(share) if not context.fit.is_known else "ok"
-    if verdict != "ok" and _minimum_at_a_multiple(context, "student", "teacher", {}) is not None:
+    if verdict != "ok" and context.multiple_at_minimum is not None:
         raise Skip("The teacher's relations have another scale than the student's: see loss_minimum.")
     return CheckResult(
         verdict,
