@@ -289,3 +289,83 @@ def test_a_divergence_by_hand_is_the_one_that_the_script_says(
     assert audit(EXCHANGED.format(said=said, order=order)) == 0
     found = [one["check"] for one in written(tmp_path)["findings"] if one["verdict"] == "problem"]
     assert found == (["roles_swapped"] if swapped else [])
+
+
+CROSSWISE = """
+import torch
+import torch.nn.functional as F
+
+torch.manual_seed(0)
+x, y = torch.randn(120, 6), torch.randint(3, (120,))
+x[torch.arange(120), y] += 4
+def network(width):
+    return torch.nn.Sequential(torch.nn.Linear(6, width), torch.nn.ReLU(), torch.nn.Linear(width, 3))
+trained, drawn = network({trained}), network({drawn})
+optimizer = torch.optim.Adam(trained.parameters(), lr=0.05)
+for _ in range(40):
+    optimizer.zero_grad()
+    F.cross_entropy(trained(x), y).backward()
+    optimizer.step()
+teacher, student = {order}
+optimizer = torch.optim.Adam(student.parameters(), lr=0.02)
+for _ in range(30):
+    with torch.no_grad():
+        t = teacher(x)
+    z = student(x)
+    loss = F.cross_entropy(z, y) + 9 * F.kl_div((z / 3).log_softmax(1), (t / 3).softmax(1), reduction="batchmean")
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(
+    ("trained", "drawn", "order", "found"),
+    [
+        (32, 4, "drawn, trained", ["roles_swapped"]),
+        (4, 32, "drawn, trained", ["weights_not_loaded"]),  # a student that begins trained, and a teacher forgotten
+        (32, 4, "trained, drawn", []),
+    ],
+)
+def test_the_network_that_was_trained_learns_from_one_as_it_was_drawn(
+    trained: int, drawn: int, order: str, found: list[str], audit: Callable[..., int], tmp_path: Path
+) -> None:
+    assert audit(CROSSWISE.format(trained=trained, drawn=drawn, order=order)) == 0
+    assert [one["check"] for one in written(tmp_path)["findings"] if one["verdict"] == "problem"] == found
+
+
+TASKS = """
+import copy
+import torch
+import torch.nn.functional as F
+
+torch.manual_seed(0)
+x, y = torch.randn(400, 8), torch.randint(6, (400,))
+x[torch.arange(400), y] += 4
+net, old, known = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 6)), None, 0
+for total in (3, 6):
+    rows = ((y >= known) & (y < total)).nonzero().flatten()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    for _ in range(5):
+        for i in rows[torch.randperm(len(rows))].split(20):
+            z = net(x[i])
+            loss = F.cross_entropy(z[:, known:total], y[i] - known)
+            if old is not None:
+                with torch.no_grad():
+                    t = old(x[i])
+                soft = F.kl_div((z[:, :known] / 2).log_softmax(1), (t[:, :known] / 2).softmax(1), reduction="batchmean")
+                loss = loss + 4 * soft
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    old, known = {old}, total
+"""
+
+
+@pytest.mark.parametrize(("old", "found"), [("copy.deepcopy(net).eval()", []), ("net", ["teacher_unused"])])
+def test_the_old_model_of_an_incremental_training(
+    old: str, found: list[str], audit: Callable[..., int], tmp_path: Path
+) -> None:
+    """The same parameters learn a second task, whose labels count from its own first column."""
+    assert audit(TASKS.format(old=old)) == 0
+    assert [one["check"] for one in written(tmp_path)["findings"] if one["verdict"] == "problem"] == found

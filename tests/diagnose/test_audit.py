@@ -3050,3 +3050,61 @@ def test_a_mean_over_rows_is_not_divided_by_their_number_again(kd_weight: float,
         return kd_weight * kd(z, t) / (len(z) if divided else 1) + (1 - kd_weight) * F.cross_entropy(z, y)
 
     assert problems(Loop(loss=loss).diagnosis()) == (["loss_scale"] if problem else [])
+
+
+def hand_over(loop: Loop, optimizer: torch.optim.Optimizer, losses: list[Tensor]) -> None:
+    parameters = list(loop.student.parameters())
+    each = [torch.autograd.grad(loss, parameters, retain_graph=True) for loss in losses]
+    for parameter, *gradients in zip(parameters, *each, strict=True):
+        parameter.grad = torch.stack(gradients).sum(0)
+    optimizer.step()
+
+
+@pytest.mark.parametrize("mean", [False, True])
+@pytest.mark.parametrize("terms", [1, 2])
+def test_gradients_that_are_asked_for_and_handed_over_are_a_backward_pass(terms: int, mean: bool) -> None:
+    def soft(z: Tensor, t: Tensor) -> Tensor:
+        reduction = "mean" if mean else "batchmean"
+        return 16 * F.kl_div(F.log_softmax(z / 4, 1), F.softmax(t / 4, 1), reduction=reduction)
+
+    loop = Loop()
+    optimizer = loop.optimizer(loop)
+    with audit() as watched:
+        for x, y in loop.batches():
+            z = loop.student(x)
+            with torch.no_grad():
+                t = loop.teacher(x)
+            losses = [F.cross_entropy(z, y), soft(z, t)]
+            hand_over(loop, optimizer, losses if terms == 2 else [losses[0] + losses[1]])
+    assert "teacher_mode" in {each.check for each in watched.diagnosis.findings if each.verdict == "ok"}
+    assert problems(watched.diagnosis) == (["loss_scale"] if mean else [])
+
+
+def test_a_penalty_and_norms_of_gradients_are_no_backward_pass() -> None:
+    def stepped(loop: Loop, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        # As GradNorm and gradient penalties do it: gradients are looked at, and backward comes after.
+        (gradient,) = torch.autograd.grad(loss, [loop.student.fc.weight], create_graph=True)
+        optimizer.zero_grad()
+        (loss + 1e-3 * gradient.square().sum()).backward()
+        optimizer.step()
+
+    diagnosis = Loop(step=stepped).diagnosis()
+    assert not diagnosis.problems
+    assert "teacher_unused" in {each.check for each in diagnosis.findings if each.verdict == "ok"}
+
+
+@pytest.mark.parametrize("soft", ["right", "turned"])
+def test_answers_to_several_questions_at_once(soft: str) -> None:
+    """Several labels a row, by binary cross-entropy: a decision for each class, and no largest one."""
+    loop = Loop(steps=30, teacher=nn.Linear(8, CLASSES).requires_grad_(False), student=nn.Linear(8, CLASSES))
+    with torch.no_grad():
+        loop.teacher.weight.copy_(6 * torch.randn(CLASSES, 8))  # type: ignore[operator, union-attr]
+
+    def loss(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        several = (y[:, None] >= torch.arange(CLASSES)).float()
+        target = torch.sigmoid(t if soft == "right" else -t)
+        hard = F.binary_cross_entropy_with_logits(z, several)
+        return 0.3 * hard + 0.7 * F.binary_cross_entropy_with_logits(z, target)
+
+    loop.loss = loss
+    assert problems(loop.diagnosis()) == ([] if soft == "right" else ["loss_minimum"])

@@ -387,7 +387,8 @@ def label_tensor(tape: Tape, nodes: Sequence[Node], rows: int, classes: int) -> 
     targets = []
     for node in nodes:
         if node.name in ("cross_entropy", "nll_loss"):
-            targets.append(node.argument(1, "target"))
+            if _reads_first_columns(tape, node.inputs[0], classes):
+                targets.append(node.argument(1, "target"))
         elif node.name in ("gather", "scatter", "scatter_"):
             targets.append(node.argument(2, "index"))
         elif node.name == "take_along_dim":
@@ -415,6 +416,26 @@ def label_tensor(tape: Tape, nodes: Sequence[Node], rows: int, classes: int) -> 
                 full[flat] = base.reshape(-1)[flat].long()
                 return full, target
     return None, None
+
+
+def _reads_first_columns(tape: Tape, logits: Tensor, classes: int) -> bool:
+    """Whether a label's number is that of a network's output, too: not where a later task has columns of its own."""
+    for _ in range(8):
+        if logits.dim() != 2 or logits.shape[1] >= classes:
+            return True
+        index = tape.origin(logits)
+        if index is None or not tape.nodes[index].inputs:
+            return True
+        node = tape.nodes[index]
+        whole = node.inputs[0]
+        if whole.shape[-1:] != logits.shape[-1:]:
+            picked = node.args[1] if node.name == "__getitem__" else None
+            last = picked[-1] if isinstance(picked, tuple) else None
+            if isinstance(last, slice):
+                return last.start in (None, 0)
+            return node.name != "narrow" or node.argument(2, "start") == 0
+        logits = whole
+    return True
 
 
 # What moves numbers to other rows, so that two tensors of as many numbers cannot be compared one by one.

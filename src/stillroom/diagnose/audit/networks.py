@@ -40,6 +40,7 @@ class Networks:
         self.learners: dict[int, weakref.ref[Tensor]] = {}
         self.trained: dict[int, weakref.ref[Tensor]] = {}
         self._loaded: dict[int, weakref.ref[Tensor]] = {}
+        self._copies: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # of what learns, made while it does
         self.asked: list[InferenceCall] = []  # networks that were run without gradients outside steps
         # Parameters and buffers of modules, listed anew now and then, and the share that learns, by step.
         self._parameters: weakref.WeakKeyDictionary[nn.Module, list[nn.Parameter]] = weakref.WeakKeyDictionary()
@@ -72,7 +73,17 @@ class Networks:
         if module not in self._labels:
             self._labels[module] = _label(module)
             self._has_parameters[module] = next(module.parameters(), None) is not None
+            if self._is_copy(module):
+                self._copies.add(module)
         return self._labels[module]
+
+    def _is_copy(self, module: nn.Module) -> bool:
+        """Whether a module that is called first holds the weights, as they are now, of one that has learnt so far."""
+        first = next((each for each in module.parameters() if each.dim() > 1), None) if self.learners else None
+        if first is None or is_in(self.learners, first):
+            return False
+        others = (reference() for reference in self.learners.values())
+        return any(each is not None and each.shape == first.shape and torch.equal(each, first) for each in others)
 
     def label(self, module: nn.Module) -> str:
         """The label of a module, or its class where it was not called on the tape."""
@@ -117,7 +128,8 @@ class Networks:
                 ],
                 sum(p.numel() for p in parameters),
                 tuple(tuple(p.shape) for p in parameters),
-                any(self.is_fresh(p) for p in [each for each in parameters if each.dim() > 1][:1]),
+                module not in self._copies
+                and any(self.is_fresh(p) for p in [each for each in parameters if each.dim() > 1][:1]),
                 self._serials.setdefault(module, next(self._next_serial)),
             )
             self._found[module] = found

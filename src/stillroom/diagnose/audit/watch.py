@@ -35,7 +35,7 @@ from stillroom.diagnose.audit.tape import (
     user_frame,
 )
 from stillroom.diagnose.audit.updates import Follower, Update
-from stillroom.diagnose.audit.window import Familiar, Window, has_gradient, holds_gradients
+from stillroom.diagnose.audit.window import Asked, Familiar, Window, has_gradient, holds_gradients
 from stillroom.diagnose.checks.loop.record import InferenceCall, LoopCount, Phase, Schedule, Step
 
 _optimizers = sys.modules["torch.optim.optimizer"]
@@ -184,6 +184,7 @@ class Watch:
         warnings.filterwarnings("ignore", module=r"stillroom\.diagnose\.audit\.tape$")
         self._patch(nn.Module, "__call__", self._module_call)
         self._patch(torch.autograd, "backward", self._backward_call)
+        self._patch(torch.autograd, "grad", self._gradient_call)
         self._patch(torch.optim.Optimizer, "__init__", self._optimizer_init)
         self._patch(torch.optim.Optimizer, "zero_grad", self._noting("zero_grad"))
         self._patch(nn.Module, "zero_grad", self._noting("zero_grad"))
@@ -456,6 +457,32 @@ class Watch:
             self._window.backwards.append((raw, loss.item(), True))
         self._window.ends = len(self._tape.nodes)
 
+    def _gradient_call(self, original: Any) -> Any:
+        def grad(outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            if self._mine() and self._deep:
+                with self._quiet:
+                    self._note_asked(outputs, inputs)
+            return original(outputs, inputs, *args, **kwargs)
+
+        return grad
+
+    def _note_asked(self, outputs: Any, inputs: Any) -> None:
+        """A loss's gradients in what an optimizer trains: a backward pass, where the script hands them to a step."""
+        given, asked = (tensors_in(each if isinstance(each, list | tuple) else (each,)) for each in (outputs, inputs))
+        loss = given[0] if len(given) == 1 else None
+        trained = {id(p) for each in self._optimizers for group in each.param_groups for p in group["params"]}
+        if loss is None or loss.numel() != 1 or not asked or not trained.issuperset(map(id, asked)):
+            return
+        if self._window.asked and self._window.asked[-1].raw.loss is loss:
+            return  # torch hands the call on through the function mode, and it comes by twice
+        if self._window.closing:
+            self._close_window(keep_tape=True)
+        where = place(4)
+        text = str(where) if where else None
+        sources, gradient = self._tape.bits(loss)
+        raw = facts.Raw(loss, text, self._tape.ancestors(loss), sources, gradient)
+        self._window.asked.append(Asked(raw, loss.item(), frozenset(map(id, asked)), len(self._tape.nodes)))
+
     def _note_skipped(self) -> None:
         """The script looked at a loss, and the next step begins: one that is not finite was left out."""
         loss, self._tape.looked_at = self._tape.looked_at, None
@@ -516,6 +543,8 @@ class Watch:
                 self._close_window()  # the closure computes the next step
             if not self._deep:
                 return
+            if not closure and not self._window.backwards and self._window.take_asked(optimizer):
+                self.seen_backward += 1
             names = self._window.names
             self._note_step_line()
             self._window.optimizers.append(optimizer)

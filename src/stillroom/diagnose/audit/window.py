@@ -32,12 +32,23 @@ class Familiar:
         return bytes(modes), hooks, torch.is_grad_enabled(), len(args), *kwargs
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A loss whose gradients were asked of ``torch.autograd.grad``."""
+
+    raw: facts.Raw
+    value: float
+    parameters: frozenset[int]  # by id: those whose gradients were asked for
+    ends: int  # the tape's length then
+
+
 @dataclass(eq=False)
 class Window:
     """The events, losses and gradients since the last step."""
 
     # Losses that went backward: as they are on the tape, their values, whether all gradients were finite afterwards.
     backwards: list[tuple[facts.Raw, float | None, bool]] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)  # as long as nobody knows what their gradients are for
     optimizers: list[torch.optim.Optimizer] = field(default_factory=list)  # those that stepped
     events: list[tuple[str, str | None]] = field(default_factory=list)  # see Step.events
     # Parameters that have a gradient, by the outermost module that holds them.
@@ -68,6 +79,18 @@ class Window:
     def names(self) -> list[str]:
         """The names of the events."""
         return [name for name, _ in self.events]
+
+    def take_asked(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether the optimizer's gradients come from ``torch.autograd.grad``: its losses went backward, then."""
+        given = {id(p) for group in optimizer.param_groups for p in group["params"] if p.grad is not None}
+        mine = [each for each in self.asked if each.parameters & given]
+        if not given or given - frozenset().union(*(each.parameters for each in mine)):
+            return False
+        for each in mine:
+            self.events.append(("backward", each.raw.place))
+            self.backwards.append((each.raw, each.value, True))
+            self.ends = each.ends
+        return True
 
     def note_gradients(self, calls: Sequence[Call]) -> None:
         """List the parameters of the networks that have a gradient."""

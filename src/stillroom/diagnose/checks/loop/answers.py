@@ -372,7 +372,8 @@ def weights_not_loaded(context: LoopContext) -> CheckResult:
                 ),
                 location=loading.place,
             )
-    trained = [each for each in teachers if each.trained_before]
+    # A copy of a network that was trained is one, too: the old model of an incremental training, the best so far.
+    trained = [each for each in teachers if each.trained_before or not each.fresh]
     if not seen and not trained and context.whole_script and not context.follows_student and context.teachers:
         at_chance = _teacher_accuracy(context)
         if at_chance is not None and not at_chance[0]:

@@ -426,6 +426,26 @@ def _average_reversed(context: LoopContext) -> CheckResult | None:
     return None
 
 
+def _trained_one_learns(context: LoopContext) -> CheckResult | None:
+    """Whether the network that was trained before learns, from a smaller one that is as it was drawn."""
+    teachers, students = context.teachers, context.students
+    if not teachers or not students or not context.whole_script or context.follows_student:
+        return None
+    if not all(each.fresh and not each.loaded for each in teachers) or not all(each.trained_before for each in students):
+        return None
+    large, small = (sum(each.parameters for each in networks) for networks in (students, teachers))
+    if large <= small:
+        return None
+    return CheckResult(
+        "problem",
+        f"The student {students[0].shown} was trained before and has {large / small:.3g} times the parameters of the "
+        f"teacher {teachers[0].shown}, which is as it was drawn: the two are exchanged.",
+        {"student_parameters": large, "teacher_parameters": small},
+        Remedy("Hand over student and teacher the other way round, by their names.", code="Distiller(student=student, teacher=teacher)"),
+        location=context.calls("teacher")[0][1].place if context.calls("teacher") else None,
+    )
+
+
 @check(
     threshold="The student's log-probabilities are the prediction, the teacher's probabilities the target, and a "
     "moving average moves the teacher, by less than 80% of the way in each step.",
@@ -435,9 +455,9 @@ def _average_reversed(context: LoopContext) -> CheckResult | None:
     title="Student and teacher in their places",
 )
 def roles_swapped(context: LoopContext) -> CheckResult:
-    averaged = _average_reversed(context)
-    if averaged is not None:
-        return averaged
+    exchanged = _average_reversed(context) or _trained_one_learns(context)
+    if exchanged is not None:
+        return exchanged
     known = _known(context)
     kinds = [term.kind for each in known for term in each.fit.terms]
     code = 'T**2 * F.kl_div(F.log_softmax(student / T, -1), F.softmax(teacher / T, -1), reduction="batchmean")'
@@ -802,12 +822,28 @@ def descent_agreement(answers: Answers) -> float | None:
     # Of some classes alone, as those of an older task, the decision among them.
     columns = (change.movedim(dim, -1).flatten(0, -2).amax(0) > 0).nonzero().flatten()
     student, teacher = (each.index_select(dim, columns) for each in (student, drawn[1]))
+    by_class = _share_of_signs(student, teacher) if _is_by_class(part, drawn, dim) else 0.0
     # Of a network that has learnt nothing yet the decision is one of many.
     first, second = teacher.softmax(dim).topk(2, dim).values.unbind(dim)
     moved &= first - second > 0.02
     if int(moved.sum()) < 4:
-        return None
-    return float((student.argmax(dim) == teacher.argmax(dim))[moved].float().mean())
+        return by_class or None
+    return max(by_class, float((student.argmax(dim) == teacher.argmax(dim))[moved].float().mean()))
+
+
+def _is_by_class(loss: Callable[..., Tensor], drawn: Sequence[Tensor], dim: int) -> bool:
+    """Whether each class is a question of its own, as in several labels: a logit's gradient depends on no other."""
+    changed = drawn[0].clone()
+    changed.select(dim, 0).neg_()
+    rest = torch.arange(1, changed.shape[dim], device=changed.device)
+    one, two = (_gradient(loss, [each, *drawn[1:]])[0].index_select(dim, rest) for each in (drawn[0], changed))
+    return float((one - two).norm()) <= 1e-5 * float(one.norm())
+
+
+def _share_of_signs(student: Tensor, teacher: Tensor) -> float:
+    """Of the teacher's decisions on single classes, yes above 0 and no below, the share that the student takes."""
+    decided = teacher.abs() > 0.05
+    return float(((student > 0) == (teacher > 0))[decided].float().mean()) if bool(decided.any()) else 0.0
 
 
 @check(

@@ -582,7 +582,16 @@ def _assignments(loss: Any, roles: Mapping[str, str]) -> Iterator[tuple[Argument
     seen = set()
     deepest = 6 if len(choices) <= 5 else 3
     every = product(*(list(enumerate(each[:deepest])) for each in choices))
-    for picked in sorted(every, key=lambda picked: sum(rank for rank, _ in picked)):
+
+    def rank_of(picked: Sequence[tuple[int, Argument | None]]) -> int:
+        # What is called the teacher's is not left out, while another argument takes its answer.
+        usurped = any(
+            argument is None and each[0] is not None and each[0].role == "teacher"
+            for (_, argument), each in zip(picked, choices, strict=True)
+        ) and any(argument is not None and argument.role == "teacher" for _, argument in picked)
+        return sum(rank for rank, _ in picked) + 3 * usurped
+
+    for picked in sorted(every, key=rank_of):
         arguments = tuple(argument for _, argument in picked if argument is not None)
         taken = [argument.role for argument in arguments if argument.role is not None]
         # Two labels occur under names alike (mixed images: y_a, y_b); two students or two teachers do not.

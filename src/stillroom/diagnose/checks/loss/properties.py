@@ -828,6 +828,8 @@ def ignored_rows(context: LossContext) -> CheckResult:
     uses_labels = context.has_labels and (max(context.changes("labels")) > NOTHING or context.labels_mask)
     if layout is None or not context.is_for_sequences or not (uses_labels or context.has_mask):
         raise Skip("It takes no sequences [B, L, K] with labels or a mask; padding occurs there.")
+    if not context.has_mask and context.loss.argument("labels").form == "one_hot":
+        raise Skip("Its labels are a row of numbers each, of which none is −100.")
     tensors = context.draw(lead=layout)
     hidden = torch.zeros(layout, dtype=torch.bool)
     hidden[:, -1] = True
