@@ -575,13 +575,13 @@ def test_a_sum_of_losses_is_no_loss_of_logits(tmp_path: Path, signature: str) ->
 def test_several_labels_by_binary_cross_entropy_are_labels() -> None:
     """`targets` are no teacher's where another argument is called so."""
 
-    def multi_label(logits: Tensor, targets: Tensor, teacher_logits: Tensor | None = None, alpha: float = 0.7) -> Tensor:
+    def several(logits: Tensor, targets: Tensor, teacher_logits: Tensor | None = None, alpha: float = 0.7) -> Tensor:
         hard = F.binary_cross_entropy_with_logits(logits, targets)
         if teacher_logits is None:
             return hard
         return (1 - alpha) * hard + alpha * F.binary_cross_entropy_with_logits(logits, torch.sigmoid(teacher_logits))
 
-    diagnosis = check_loss(multi_label)
+    diagnosis = check_loss(several)
     assert not diagnosis.problems
     assert {"labels_unused", "teacher_unused", "weights_swapped"} <= {
         each.check for each in diagnosis.findings if each.verdict == "ok"

@@ -431,7 +431,8 @@ def _trained_one_learns(context: LoopContext) -> CheckResult | None:
     teachers, students = context.teachers, context.students
     if not teachers or not students or not context.whole_script or context.follows_student:
         return None
-    if not all(each.fresh and not each.loaded for each in teachers) or not all(each.trained_before for each in students):
+    drawn = all(each.fresh and not each.loaded for each in teachers)
+    if not drawn or not all(each.trained_before for each in students):
         return None
     large, small = (sum(each.parameters for each in networks) for networks in (students, teachers))
     if large <= small:
@@ -441,7 +442,10 @@ def _trained_one_learns(context: LoopContext) -> CheckResult | None:
         f"The student {students[0].shown} was trained before and has {large / small:.3g} times the parameters of the "
         f"teacher {teachers[0].shown}, which is as it was drawn: the two are exchanged.",
         {"student_parameters": large, "teacher_parameters": small},
-        Remedy("Hand over student and teacher the other way round, by their names.", code="Distiller(student=student, teacher=teacher)"),
+        Remedy(
+            "Hand over student and teacher the other way round, by their names.",
+            code="Distiller(student=student, teacher=teacher)",
+        ),
         location=context.calls("teacher")[0][1].place if context.calls("teacher") else None,
     )
 
