@@ -38,6 +38,7 @@ from stillroom.diagnose.audit.updates import Follower, Update
 from stillroom.diagnose.audit.window import Asked, Familiar, Window, has_gradient, holds_gradients
 from stillroom.diagnose.checks.loop.record import InferenceCall, LoopCount, Phase, Schedule, Step
 
+_INHERITED: Any = object()  # in place of what a class has from its base alone
 _optimizers = sys.modules["torch.optim.optimizer"]
 _loaders = sys.modules["torch.utils.data.dataloader"]
 # Reads attributes of tensors past all modes: through the tape, each read would be a call in Python.
@@ -185,6 +186,7 @@ class Watch:
         self._patch(nn.Module, "__call__", self._module_call)
         self._patch(torch.autograd, "backward", self._backward_call)
         self._patch(torch.autograd, "grad", self._gradient_call)
+        self._patch(torch.autograd.Variable, "__new__", self._variable)
         self._patch(torch.optim.Optimizer, "__init__", self._optimizer_init)
         self._patch(torch.optim.Optimizer, "zero_grad", self._noting("zero_grad"))
         self._patch(nn.Module, "zero_grad", self._noting("zero_grad"))
@@ -230,7 +232,10 @@ class Watch:
         for hook in self._hooks:
             hook.remove()
         for owner, name, original in reversed(self._patches):
-            setattr(owner, name, original)
+            if original is _INHERITED:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, original)
         self._patches.clear()
         _current = None
 
@@ -251,13 +256,13 @@ class Watch:
         self._tape.active = False
 
     def _patch(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
-        original = owner.__dict__[name]
-        self._patches.append((owner, name, original))
+        self._patches.append((owner, name, owner.__dict__.get(name, _INHERITED)))
+        original = getattr(owner, name) if name not in owner.__dict__ else owner.__dict__[name]
         made = make(original)
         for attribute in ("__name__", "__qualname__", "__module__", "__doc__", "__wrapped__"):
             with suppress(AttributeError, TypeError):
                 setattr(made, attribute, getattr(original, attribute) if attribute != "__wrapped__" else original)
-        setattr(owner, name, made)
+        setattr(owner, name, staticmethod(made) if name == "__new__" else made)
 
     def _paused(self) -> _Paused:
         """See nothing in a block, and be nowhere in torch's stack of modes."""
@@ -320,6 +325,12 @@ class Watch:
 
         return __call__
 
+    def _are_given(self, args: Any, kwargs: Any) -> bool:
+        """Whether tensors among arguments came out of networks in this window."""
+        with _past_modes():
+            found = (each for each in tensors_in(args, kwargs) if self._tape.origin(each) is not None)
+            return any(self._tape.networks(self._tape.bits(each)[0]) for each in found)
+
     def _is_network(self, module: nn.Module) -> bool:
         self._networks.add(module)
         return self._networks.has_parameters(module)
@@ -330,7 +341,8 @@ class Watch:
         with self._quiet:
             if not tape.open:
                 if self._window.closing:
-                    self._close_window()
+                    # A loss of answers that were given before the step: several networks, each with its own backward.
+                    self._close_window(keep_tape=self._are_given(args, kwargs))
                 elif tape.looked_at is not None:
                     self._note_skipped()
             if self._deep:
@@ -856,6 +868,18 @@ class Watch:
             return original(*args, **kwargs)
 
         return vmap_impl
+
+    def _variable(self, original: Any) -> Any:
+        def __new__(cls: Any, data: Any = None, *args: Any, **kwargs: Any) -> Any:  # noqa: N807 - it takes this one's place
+            made = original(cls, data, *args, **kwargs)
+            if isinstance(data, Tensor) and self._mine() and self._deep and self._tape.active:
+                # Of old: the same numbers without their gradient, and no function mode hears of it.
+                with self._quiet, _past_modes():
+                    if self._tape.networks(self._tape.bits(data)[0]):
+                        self._tape.record(Tensor.detach, "detach", (data,), {}, made)
+            return made
+
+        return __new__
 
     def _compile(self, original: Any) -> Any:
         def compile(model: Any = None, *args: Any, **kwargs: Any) -> Any:

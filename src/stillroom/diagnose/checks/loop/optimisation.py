@@ -520,7 +520,9 @@ def schedule(context: LoopContext) -> CheckResult:
             after_epoch,
             where,
         )
-    fallen = [step for step, rate in one.rates if rate < 1e-3 * max(each for _, each in one.rates)]
+    low = 1e-3 * max((rate for _, rate in one.rates), default=0.0)
+    # For good: a warm-up begins at 0.
+    fallen = [step for step, _ in reversed(list(itertools.takewhile(lambda at: at[1] < low, reversed(one.rates))))]
     periodic = one.name in ("CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR")
     if per_batch and ended and fallen and fallen[0] < EARLY.problem * made and not periodic:
         # Made for steps of the optimizer, and stepped with every part of an accumulated batch.

@@ -125,6 +125,16 @@ def _division(factors: Sequence[float], divisors: Mapping[int, tuple[str, ...]])
     return 1.0, ()
 
 
+def _division_by_all(factors: Sequence[float], divisors: Mapping[int, tuple[str, ...]], classes: int) -> float | None:
+    """The factor that divides by a number of rows times the number of classes, as ``logits.numel()`` does.
+
+    >>> _division_by_all([0.5, 1 / 160], {16: ("batch", "length")}, 10)
+    0.00625
+    """
+    whole = [count * classes for count, over in divisors.items() if over == ("batch", "length")]
+    return next((each for each in factors for count in whole if count > 1 and abs(each * count - 1) < 1e-6), None)
+
+
 def _name_labels(term: Term, divisors: Mapping[int, tuple[str, ...]], sizes: dict[str, int]) -> NamedTerm:
     """A term of labels: a mean, or a sum, with what it is not divided by."""
     # Of a loss by hand the sign is that of the logarithm that is summed.
@@ -232,6 +242,11 @@ def _name_term(
             reductions = [each for each in reductions if each[1] < 1 or each[0] not in over]
             factors.remove(division)
             weight /= division
+        elif ("batch", 1) in reductions and (whole := _division_by_all(factors, divisors, sizes["classes"])):
+            # Divided by all numbers of the logits, it is a mean over the classes, too.
+            reductions = [*(each for each in reductions if each[1] < 1 or each[0] == "classes"), ("classes", -1)]
+            factors.remove(whole)
+            weight /= whole
         for name, power in list(reductions):
             divided = next((each for each in factors if abs(each * float(sizes[name]) ** power - 1) < 1e-6), None)
             if divided is not None:
@@ -644,7 +659,9 @@ def loss_scale(context: LoopContext) -> CheckResult:
     different = len(named[0]) > 1 and len({f"{term.factor or 1:.3g}" for term in named[0]}) > 1
     by_classes = any("classes" in reason for term in wrong for reason in term.reasons)
     verdict: Verdict = "problem" if different or by_classes else "warning"
-    also = " All of the loss has this factor, so that it acts as a learning rate." if verdict == "warning" else ""
+    whole = all(sum(each.student for each in backward.terms) <= len(named[0]) for _, backward in context.described)
+    rate = verdict == "warning" and whole
+    also = " All of the loss has this factor, so that it acts as a learning rate." if rate else ""
     return CheckResult(
         verdict,
         f"{formula(named[0])}, {scale_words(wrong)}.{also}",
