@@ -116,15 +116,20 @@ class Summand:
         )
 
 
+MAX_SPLITS = 1000
+
+
 def summands(tape: Tape, loss: Tensor) -> list[Summand]:
     """What a loss is the weighted sum of."""
     found: list[Summand] = []
-    todo = [Summand(loss)]
+    todo, split = [Summand(loss)], 0
     while todo:
         one = todo.pop()
         parts = _parts(tape, one)
-        # What an operation in place, or one that changes nothing, gives is its own input: it has no parts.
-        if parts is None or any(part.tensor is one.tensor for part in parts) or len(found) + len(todo) > 200:
+        # What an operation in place gives is its own input: it has no parts, not even where others were between them.
+        own = parts is None or any(part.tensor is one.tensor for part in parts) or split > MAX_SPLITS
+        split += 1
+        if parts is None or own or len(found) + len(todo) > 200:
             found.append(one)
         else:
             todo += reversed(parts)

@@ -290,6 +290,21 @@ def names_of(number: float) -> tuple[tuple[str, bool], ...]:
     return tuple(found.items())
 
 
+# What changes a number in place, and the function that gives the same as a new one.
+_SUMS_IN_PLACE: dict[Any, tuple[Any, str]] = {
+    getattr(Tensor, in_place): (getattr(torch, name), name)
+    for name, spellings in (
+        *(("add", ("add_", "__iadd__")), ("sub", ("sub_", "__isub__"))),
+        *(("mul", ("mul_", "__imul__")), ("div", ("div_", "__itruediv__", "__idiv__"))),
+    )
+    for in_place in spellings
+}
+
+
+_MAY_DO_NOTHING = frozenset(("to", "float", "double", "half", "bfloat16", "type", "cpu", "cuda", "contiguous"))
+_SUMS = frozenset(name for _, name in _SUMS_IN_PLACE.values())
+
+
 class Tape(TorchFunctionMode):
     """Records torch's functions while it is entered and ``active``.
 
@@ -414,9 +429,9 @@ class Tape(TorchFunctionMode):
     ) -> Any:
         if kwargs is None:
             kwargs = {}
-            out = func(*args)
-        else:
-            out = func(*args, **kwargs)
+        if func in _SUMS_IN_PLACE and self.active and not self.is_loading and args[0].numel() == 1:
+            return self._sum_in_place(func, args, kwargs)
+        out = func(*args, **kwargs)
         if not self.active or (self.is_loading and not self._is_followed(args)):
             return out
         known = _functions.get(func)
@@ -432,6 +447,18 @@ class Tape(TorchFunctionMode):
             self.record(func, name, tuple(args), kwargs, tuple(out))
             return iter(out)
         self.record(func, name, tuple(args), kwargs, out)
+        return out
+
+    def _sum_in_place(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """``loss += term``: recorded as ``loss = before + term``, so that what the loss was before keeps its place."""
+        with torch.no_grad():
+            before = args[0].detach().clone().requires_grad_(args[0].requires_grad)
+        out = func(*args, **kwargs)
+        origin = self._origin.get(id(args[0]))
+        if origin is not None:
+            self._origin[id(before)] = origin
+        function, name = _SUMS_IN_PLACE[func]
+        self.record(function, name, (before, *args[1:]), kwargs, out)
         return out
 
     def _is_followed(self, args: Sequence[Any]) -> bool:
@@ -462,6 +489,8 @@ class Tape(TorchFunctionMode):
             if name in _ESCAPES and args and isinstance(args[0], Tensor) and args[0].dim() >= 2:
                 self.escaped |= self.bits(args[0])[0]
             return
+        if args and out is args[0] and name in _MAY_DO_NOTHING:
+            return  # what was there already
         if name in _HAVE_MODES:
             self._note_mode(name, args, kwargs)
         node = self._node(func, name, args, kwargs, outputs, place(3))
@@ -598,6 +627,8 @@ class Tape(TorchFunctionMode):
                     cut = node.call is None and not tensor.requires_grad and tensor.is_floating_point()
                     if cut and not any(tensor is each for each in node.inputs):
                         without_gradient.append(weakref.ref(tensor))
+            if node.name in _SUMS and node.inputs[0].numel() == 1 and node.inputs[0].is_leaf:
+                self._origin.pop(id(node.inputs[0]), None)  # what a number was before it was changed in place
         del self.nodes[start:]
         if without_gradient:
             node = tensor = None  # type: ignore[assignment]

@@ -656,7 +656,8 @@ def loss_scale(context: LoopContext) -> CheckResult:
     if not wrong or len({tuple(bool(each) for each in one) for one in reasons}) > 1:
         again = (_short_of_one(known) or _divided_again(context)) if not wrong else None
         return again or CheckResult("ok", f"The loss is {formula(named[0])}.", evidence)
-    different = len(named[0]) > 1 and len({f"{term.factor or 1:.3g}" for term in named[0]}) > 1
+    heard = [term for term in named[0] if term.coefficient]
+    different = len(heard) > 1 and len({f"{term.factor or 1:.3g}" for term in heard}) > 1
     by_classes = any("classes" in reason for term in wrong for reason in term.reasons)
     verdict: Verdict = "problem" if different or by_classes else "warning"
     whole = all(sum(each.student for each in backward.terms) <= len(named[0]) for _, backward in context.described)
