@@ -369,3 +369,54 @@ def test_the_old_model_of_an_incremental_training(
     """The same parameters learn a second task, whose labels count from its own first column."""
     assert audit(TASKS.format(old=old)) == 0
     assert [one["check"] for one in written(tmp_path)["findings"] if one["verdict"] == "problem"] == found
+
+
+@pytest.mark.parametrize("step", [None, 3])
+def test_a_script_that_fails_says_so_in_the_last_line(
+    step: int | None, audit: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = LOOP.replace(".softmax(1), t)", ", t)")
+    fails = "raise ValueError('no such file')\n"
+    source = (
+        fails + source if step is None else source.replace("    x =", f"    if step == {step}:\n        {fails}    x =")
+    )
+    assert audit(source) == 1
+    last = [line for line in capsys.readouterr().out.splitlines() if "report:" not in line][-1]
+    assert "The script ended with ValueError: no such file" in last
+    assert ("before a training was seen" in last) is (step is None)
+
+
+WARMED = """
+import torch
+import torch.nn.functional as F
+
+torch.manual_seed(0)
+x, y = torch.randn(80, 6), torch.randint(3, (80,))
+x[torch.arange(80), y] += 4
+teacher, student = torch.nn.Linear(6, 3), torch.nn.Linear(6, 3)
+optimizer = torch.optim.Adam(teacher.parameters(), lr=0.1)
+for _ in range(60):
+    optimizer.zero_grad()
+    F.cross_entropy(teacher(x), y).backward()
+    optimizer.step()
+optimizer = torch.optim.AdamW(student.parameters(), lr=0.05)
+scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: {rate})
+for epoch in range(4):
+    for i in torch.randperm(80).split(8):
+        with torch.no_grad():
+            t = teacher(x[i])
+        z = student(x[i])
+        loss = F.cross_entropy(z, y[i]) + F.kl_div(z.log_softmax(1), t.softmax(1), reduction="batchmean")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+"""
+
+
+@pytest.mark.parametrize(("rate", "found"), [("min(step / 2, 1)", []), ("0.01 ** step", ["schedule"])])
+def test_a_rate_that_begins_at_0_and_rises_is_a_warm_up(
+    rate: str, found: list[str], audit: Callable[..., int], tmp_path: Path
+) -> None:
+    assert audit(WARMED.format(rate=rate)) == 0
+    assert [one["check"] for one in written(tmp_path)["findings"] if one["verdict"] == "problem"] == found

@@ -6,7 +6,7 @@ import copy
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import Variable
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stillroom.diagnose.audit import facts
@@ -3108,3 +3109,113 @@ def test_answers_to_several_questions_at_once(soft: str) -> None:
 
     loop.loss = loss
     assert problems(loop.diagnosis()) == ([] if soft == "right" else ["loss_minimum"])
+
+
+@pytest.mark.parametrize("wrap", [Variable, lambda t: Variable(t.detach().data, requires_grad=False)])
+@pytest.mark.parametrize("reduction", ["mean", "batchmean"])
+def test_a_teachers_answer_in_a_variable_of_old_is_the_teachers(
+    wrap: Callable[[Tensor], Tensor], reduction: str
+) -> None:
+    def loss(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        soft = F.kl_div(F.log_softmax(z / 4, 1), F.softmax(wrap(t) / 4, 1), reduction=reduction)
+        return 0.1 * F.cross_entropy(z, Variable(y)) + 0.9 * 16 * soft
+
+    before = Variable.__new__
+    diagnosis = Loop(loss=loss).diagnosis()
+    assert Variable.__new__ is before
+    assert problems(diagnosis) == (["loss_scale"] if reduction == "mean" else [])
+    assert "teacher_mode" in {each.check for each in diagnosis.findings if each.verdict == "ok"}
+
+
+@pytest.mark.parametrize("as_module", [False, True])
+@pytest.mark.parametrize("cut", [False, True])
+def test_peers_that_answer_before_either_steps(as_module: bool, cut: bool) -> None:
+    loop, peers = Loop(steps=40), [Student(), Student(12)]
+    optimizers = [torch.optim.SGD(each.parameters(), lr=0.05) for each in peers]
+    divergence = nn.KLDivLoss(reduction="batchmean") if as_module else partial(F.kl_div, reduction="batchmean")
+    with audit() as watched:
+        for x, y in loop.batches():
+            answers = [each(x) for each in peers]
+            for own, other, optimizer in zip(answers, reversed(answers), optimizers, strict=True):
+                target = other.detach() if cut else Variable(other)
+                loss = F.cross_entropy(own, y) + divergence(own.log_softmax(1), target.softmax(1))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+    assert not problems(watched.diagnosis)
+
+
+def test_a_sum_divided_by_all_its_numbers_is_a_mean_over_the_classes_too() -> None:
+    def loss(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        soft = F.kl_div((z / 2).log_softmax(1), (t / 2).log_softmax(1), reduction="sum", log_target=True)
+        return 0.5 * F.cross_entropy(z, y) + 0.5 * soft * 4 / z.numel()
+
+    (found,) = Loop(loss=loss).diagnosis().problems
+    assert found.check == "loss_scale"
+    assert found.evidence["terms"][1]["factor"] == pytest.approx(1 / CLASSES)
+    assert f"{CLASSES} times too weak" in found.summary
+
+
+@pytest.mark.parametrize("start", ["0", "tensor", "labels"])
+@pytest.mark.parametrize("fault", ["", "mean", "summed features"])
+def test_a_loss_that_is_added_up_in_place(start: str, fault: str) -> None:
+    def loss(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        soft = F.kl_div(F.log_softmax(z / 4, 1), F.softmax(t / 4, 1), reduction=fault or "batchmean")
+        total: Any = {"0": 0, "tensor": torch.zeros(()), "labels": 0.1 * F.cross_entropy(z, y)}[start]
+        if start != "labels":
+            total += 0.1 * F.cross_entropy(z, y)
+        total += 0.9 * 16 * soft
+        total /= 1
+        return total  # type: ignore[no-any-return]
+
+    if fault == "summed features":
+        loop = Loop(loss=partial(added_features, start))
+        loop.optimizer = lambda loop: torch.optim.SGD(loop.student.parameters(), lr=1e-4)
+        assert problems(loop.diagnosis()) == ["loss_balance"]
+        return
+    diagnosis = Loop(loss=loss).diagnosis()
+    assert problems(diagnosis) == (["loss_scale"] if fault else [])
+    (scale,) = [each for each in diagnosis.findings if each.check == "loss_scale"]
+    assert [term["usual"] for term in scale.evidence["terms"]] == pytest.approx([0.1, 0.9])
+
+
+def added_features(start: str, loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    total: Any = torch.zeros(()) if start == "tensor" else 0
+    total += F.cross_entropy(z, y)
+    total += 40 * (z - t).repeat(1, 8).square().sum()
+    return total  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("learnt", [False, True])
+def test_a_teacher_that_is_heard_through_a_connector_has_weight(learnt: bool) -> None:
+    loop, connectors = Loop(), (nn.Linear(CLASSES, 6), nn.Linear(CLASSES, 6))
+
+    def loss(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        near = F.mse_loss(connectors[0](z), connectors[1](t))
+        return F.cross_entropy(z, y) + 0.0 * kd(z, t) + (0.1 * near if learnt else 0.0)
+
+    loop.loss = loss
+    loop.optimizer = lambda loop: torch.optim.SGD(
+        [*loop.student.parameters(), *(p for each in connectors for p in each.parameters())], lr=0.05
+    )
+    warned = {each.check for each in loop.diagnosis().findings if each.verdict == "warning"}
+    assert ("teacher_unused" in warned) is not learnt
+
+
+def test_stored_answers_of_a_weak_teacher_that_was_asked_with_gradients() -> None:
+    """As a widespread script does it: no ``no_grad``, through numpy, by the number of a batch that is shuffled."""
+    loop, weak = Loop(steps=120), Teacher().eval()
+    with torch.no_grad():
+        weak.fc.weight.copy_(0.3 * CENTRES + 0.35 * torch.randn(CLASSES, 8))
+    batches = loop.batches()
+    with audit() as watched:
+        stored = [weak(x).detach().numpy() for x, _ in batches]
+        optimizer = loop.optimizer(loop)
+        for number in torch.randperm(len(batches)).tolist():
+            x, y = batches[number]
+            z = loop.student(x)
+            loss = F.cross_entropy(z, y) + kd(z, torch.from_numpy(stored[number - 1]))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert problems(watched.diagnosis) == ["stale_answers"]

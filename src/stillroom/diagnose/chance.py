@@ -32,15 +32,17 @@ def mcnemar(gained: int, lost: int) -> float:
     return float(tail / 2**count)
 
 
-def exceeds_chance(correct: int, count: int, chance: float) -> bool:
+def exceeds_chance(correct: int, count: int, chance: float, *, tries: int = 1) -> bool:
     """Whether so many of so many images are more than guesses of this accuracy give, by the exact binomial test.
+
+    Of the best of several ``tries``, Bonferroni's bound.
 
     >>> exceeds_chance(30, 100, 0.1), exceeds_chance(12, 100, 0.1)
     (True, False)
     """
     from scipy.stats import binom  # slow to import
 
-    return float(binom.sf(correct - 1, count, min(chance, 1.0))) < ALPHA
+    return float(binom.sf(correct - 1, count, min(chance, 1.0))) < ALPHA / tries
 
 
 def lower_bound(correct: int, count: int) -> float:

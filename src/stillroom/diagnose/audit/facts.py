@@ -211,6 +211,7 @@ def term(
     spoke = named or node
     reads = any(id(given) in labels for each in nodes for given in each.inputs)
     chosen = [each for each in nodes if each.name in OF_CLASSES and tape.chosen_classes(each) is not None]
+    given = (each.call for each in bits(sources & learners, tape.sources))
     return Term(
         place=node.where if node is not None else None,
         function=node.name if node is not None else "",
@@ -219,6 +220,7 @@ def term(
         labels=reads,
         student=bool(gradient & learners),
         teacher=bool(sources & teachers),
+        connected=any(call is not None and bool(call.sources & teachers) for call in given),
         reads_student=bool(sources & students),
         summed=_summed(nodes),
         rows=_rows_summed(nodes),

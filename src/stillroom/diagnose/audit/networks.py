@@ -227,7 +227,7 @@ class Networks:
     def note_asked(
         self, module: nn.Module, args: Any, out: Any, phases: Sequence[Phase], place: CodeLine | None, call: Call | None
     ) -> None:
-        """A module was run without gradients: an evaluation, a teacher, or answers to be stored.
+        """A module was run without gradients, or in evaluation mode: an evaluation, a teacher, answers to be stored.
 
         Args:
             module: the module.

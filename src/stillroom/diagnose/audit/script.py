@@ -59,6 +59,7 @@ def run_script(
     at_exit: Callable[[bool], None],
     *,
     spec: ModuleSpec | None = None,
+    failed: Callable[[BaseException], None] = lambda error: None,
 ) -> int:
     """Run a script to its end.
 
@@ -72,6 +73,7 @@ def run_script(
         at_exit: is called once, when the script has ended, calls ``os._exit`` or gets SIGTERM; with whether it came to
             its end.
         spec: of a module that is run as ``python -m`` does.
+        failed: is given an exception that ends the script.
 
     Returns:
         The script's own exit code.
@@ -123,6 +125,7 @@ def run_script(
         raise
     except BaseException as error:
         ended, status = False, 1
+        failed(error)
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename != file:
             trace = trace.tb_next

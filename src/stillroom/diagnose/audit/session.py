@@ -137,6 +137,8 @@ def diagnose_watch(watch: Watch, target: str) -> Diagnosis:
     nothing = ""
     if watch.errors:
         nothing = f"The audit failed inside itself ({watch.errors[0]}); the script was not touched."
+    elif watch.failure and not watch.phases:
+        nothing = f"The script ended with {watch.failure}, before a training was seen."
     elif not watch.seen_optimizer and not watch.seen_backward:
         nothing = (
             "No optimizer was made in this process: nothing is trained in its main thread. Other processes and threads "
@@ -165,7 +167,12 @@ def diagnose_watch(watch: Watch, target: str) -> Diagnosis:
             )
     finally:
         torch.set_rng_state(state)
-    return Diagnosis.of(target, findings, kind="loop")
+    diagnosis = Diagnosis.of(target, findings, kind="loop")
+    if watch.failure and watch.phases:
+        made = sum(phase.made for phase in watch.phases)
+        said = f" The script ended with {watch.failure}, after {made} steps of its optimizers."
+        diagnosis = diagnosis.model_copy(update={"headline": diagnosis.headline + said})
+    return diagnosis
 
 
 def audit_script(
@@ -209,4 +216,4 @@ def audit_script(
 
     with contextlib.ExitStack() as stack:
         stack.callback(watch.finish, ended=False)
-        return run_script(path, arguments, source, end, spec=spec)
+        return run_script(path, arguments, source, end, spec=spec, failed=watch.note_failure)

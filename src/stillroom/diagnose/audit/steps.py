@@ -151,7 +151,7 @@ class StepReader:
             step.calls.append(seen)
             if own & reads and not (seen.held and call.grad):
                 self.teachers.add(id(call.module))
-            if not call.grad and not own & used:
+            if (not call.grad or not call.training) and not own & used:
                 self._networks.note_asked(call.module, call.inputs, call.outputs, phases, call.place, call)
         return made
 

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
@@ -133,6 +134,7 @@ class Watch:
         self.errors: list[str] = []
         self.seen_optimizer = bool(optimizers)
         self.seen_backward = 0
+        self.failure = ""  # the exception that ended the script
         self.whole_script = True
         self.idle: list[str | None] = []  # lines of steps that no ``backward`` was made for
         self._awaited_since: float | None = None
@@ -239,6 +241,11 @@ class Watch:
         self._patches.clear()
         _current = None
 
+    def note_failure(self, error: BaseException) -> None:
+        """An exception ended the script."""
+        lines = "".join(traceback.format_exception_only(error)).strip().splitlines()
+        self.failure = lines[-1][:160]
+
     @property
     def schedules(self) -> list[Schedule]:
         """The learning-rate schedulers that were made."""
@@ -316,11 +323,12 @@ class Watch:
                 out = original(module, *args, **kwargs)
             finally:
                 watch._depth = 0
-            if not torch.is_grad_enabled():
+            if not torch.is_grad_enabled() or not module.training:
                 with watch._quiet:
                     if id(module) not in watch._reader.teachers:
                         watch._networks.note_asked(module, args, out, watch.phases, place(3), None)
-                    watch._wake(module, args, out)
+                    if not torch.is_grad_enabled():
+                        watch._wake(module, args, out)
             return out
 
         return __call__
@@ -921,7 +929,7 @@ class Watch:
             for each in self.phases[-1:]:
                 each.made += bool(self._window.optimizers)
             for call in self._tape.calls:
-                if not call.grad:
+                if not call.grad or not call.training:
                     self._networks.note_asked(call.module, call.inputs, call.outputs, self.phases, call.place, call)
             self._begin_window()
             self._reader.reached = set()

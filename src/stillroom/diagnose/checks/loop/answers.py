@@ -118,6 +118,11 @@ def stale_answers(context: LoopContext) -> CheckResult:
         evidence |= {"alike": alike, "live_accuracy": live_accuracy, "asked_again": asked_rows}
         verdict = ALIKE.below(alike)
         worse = not rows or math.isnan(stored_accuracy) or live_accuracy - stored_accuracy > 0.2
+        if count >= FEWEST and not math.isnan(live_accuracy):
+            # Of a weak teacher: its answers now know something of the labels, and the stored ones nothing.
+            guessed = chance(labels, classes)
+            knows = exceeds_chance(round(live_accuracy * asked_rows), asked_rows, guessed)
+            worse |= knows and not exceeds_chance(round(stored_accuracy * count), count, guessed)
         if verdict == "problem" and worse:
             fit = f"; they fit {stored_accuracy:.0%} of the labels, its answers now {live_accuracy:.0%}" if rows else ""
             return CheckResult(
@@ -151,6 +156,9 @@ def stale_answers(context: LoopContext) -> CheckResult:
                 remedy,
                 location=place,
             )
+        raise Skip(
+            f"The stored answers name {stored_accuracy:.0%} of the labels, as chance does: whose they are is open."
+        )
     return CheckResult("ok", "The stored answers fit the images.", evidence)
 
 

@@ -348,7 +348,9 @@ class LoopContext:
     @lazy
     def asked_again(self) -> list[tuple[Network, list[tuple[Answers, Tensor]]]]:
         """Networks that may have given the stored answers of the last steps, with what they give now, [n, K] each."""
-        stored = [each for _, each in self.answers if each.stored][-8:]
+        # The latest of those whose images were kept.
+        known = [each for _, each in self.answers if each.stored and each.student_call is not None]
+        stored = [each for each in known if each.student_call is not None and each.student_call.inputs is not None][-8:]
         found = []
         for network in dict.fromkeys([*(one for each in stored for one in each.teacher_origin), *self.candidates]):
             with suppress(Skip):
@@ -468,8 +470,13 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def chance(labels: Tensor, classes: int) -> float:
-    """The accuracy of always naming the most frequent class."""
-    return max(1 / classes, float(torch.bincount(labels, minlength=classes).max()) / len(labels))
+    """The accuracy of always naming the most frequent class; of one that is so by luck, as all are alike, 1/K.
+
+    >>> chance(torch.arange(960) % 96, 100), chance(torch.tensor([0] * 90 + [1] * 10), 2)
+    (0.01, 0.9)
+    """
+    most, count = int(torch.bincount(labels, minlength=classes).max()), len(labels)
+    return most / count if exceeds_chance(most, count, 1 / classes, tries=classes) else 1 / classes
 
 
 def most_common(places: Sequence[str | None]) -> str | None:

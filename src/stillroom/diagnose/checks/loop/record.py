@@ -85,6 +85,7 @@ class Term:
     labels: bool  # whether it reads the labels
     student: bool  # whether its gradient reaches a network that learns
     teacher: bool  # whether it is computed from the teacher's output
+    connected: bool = False  # whether it reads the teacher's output through a layer that learns, as a connector of it
     reads_student: bool = False  # whether its value is computed from a network that learns, with or without gradient
     summed: float = 0.0  # how many numbers of a row it sums up; 0 for a mean
     rows: float = 0.0  # of a loss of class numbers, how many rows it sums up; 0 for a mean

@@ -611,7 +611,9 @@ def teacher_unused(context: LoopContext) -> CheckResult:
         if own is not None:
             return own
         terms = [term for step in heard for backward in step.backwards for term in backward.terms if term.teacher]
-        if terms and all(term.weight == 0 for term in terms):
+        every = [term for step in heard for backward in step.backwards for term in backward.terms]
+        connected = any(term.connected and term.weight for term in every)
+        if terms and all(term.weight == 0 for term in terms) and not connected:
             return _without_weight(context, terms, len(heard))
         used_up = _used_up(steps)
         if used_up is not None:

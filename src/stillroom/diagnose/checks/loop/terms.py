@@ -834,7 +834,9 @@ def descent_agreement(answers: Answers) -> float | None:
     for step in range(1, 61):
         gradient = _gradient(part, [student, *drawn[1:]])[0]
         mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient.square()
-        student = student - 0.5 * mean / (1 - 0.9**step) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
+        # With ever smaller steps: the teacher's decision may be one of small differences.
+        rate = 0.5 if step <= 40 else 0.5 * (61 - step) / 21
+        student = student - rate * mean / (1 - 0.9**step) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
     if not bool(torch.isfinite(student).all()):
         return 0.0
     change = (student - drawn[0]).abs()
@@ -928,7 +930,10 @@ def loss_minimum(context: LoopContext) -> CheckResult:
         f"The term between student and teacher is not least at the teacher's answer: minimised over free logits, it "
         f"ends at the teacher's decision in {agreement:.0%} of rows.",
         evidence,
-        Remedy("Sum each row's divergence over the classes before it is clipped, weighted or averaged."),
+        Remedy(
+            "Compare both sides in one form, logits or probabilities or their logarithms, and sum each row's divergence "
+            "over the classes before it is clipped, weighted or averaged."
+        ),
         location=_place(fits),
     )
 
