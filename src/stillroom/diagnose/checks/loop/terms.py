@@ -931,8 +931,8 @@ def loss_minimum(context: LoopContext) -> CheckResult:
         f"ends at the teacher's decision in {agreement:.0%} of rows.",
         evidence,
         Remedy(
-            "Compare both sides in one form, logits or probabilities or their logarithms, and sum each row's divergence "
-            "over the classes before it is clipped, weighted or averaged."
+            "Compare both sides in one form, logits or probabilities or their logarithms, and sum each row's "
+            "divergence over the classes before it is clipped, weighted or averaged."
         ),
         location=_place(fits),
     )
