@@ -103,6 +103,7 @@ def test_stop_goes_on_until_a_weight_that_is_cut_has_risen_and_its_term_was_seen
 ) -> None:
     assert audit(RAMP, "--stop") == 0
     assert "end" not in capsys.readouterr().out.splitlines()
+    assert written(tmp_path)["headline"].endswith("(`--stop`): what comes later was not seen.")
     assert "loss_scale" in {one["check"] for one in written(tmp_path)["findings"] if one["verdict"] == "problem"}
 
 

@@ -30,7 +30,10 @@ def audit(
         int, typer.Option("--steps", min=1, help="Steps that are watched: the first and some later ones.")
     ] = 30,
     module: Annotated[bool, typer.Option("-m", help="SCRIPT.py is a module's name, as after `python -m`.")] = False,
-    stop: Annotated[bool, typer.Option("--stop", help="Stop the script when they have been watched.")] = False,
+    stop: Annotated[
+        bool,
+        typer.Option("--stop", help="Stop the script when they have been watched; later stages are not seen then."),
+    ] = False,
     strict: Strict = False,
     out: DiagnosisFolder = None,
     as_json: AsJson = False,

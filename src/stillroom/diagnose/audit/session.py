@@ -168,11 +168,14 @@ def diagnose_watch(watch: Watch, target: str) -> Diagnosis:
     finally:
         torch.set_rng_state(state)
     diagnosis = Diagnosis.of(target, findings, kind="loop")
-    if watch.failure and watch.phases:
-        made = sum(phase.made for phase in watch.phases)
-        said = f" The script ended with {watch.failure}, after {made} steps of its optimizers."
-        diagnosis = diagnosis.model_copy(update={"headline": diagnosis.headline + said})
-    return diagnosis
+    made = sum(phase.made for phase in watch.phases)
+    if watch.failure and made:
+        end = f" The script ended with {watch.failure}, after {made} steps of its optimizers."
+    elif watch.stopped:
+        end = f" It was stopped after {made} steps of its optimizers (`--stop`): what comes later was not seen."
+    else:
+        return diagnosis
+    return diagnosis.model_copy(update={"headline": diagnosis.headline + end})
 
 
 def audit_script(

@@ -135,6 +135,7 @@ class Watch:
         self.seen_optimizer = bool(optimizers)
         self.seen_backward = 0
         self.failure = ""  # the exception that ended the script
+        self.stopped = False  # whether ``stop`` ended it
         self.whole_script = True
         self.idle: list[str | None] = []  # lines of steps that no ``backward`` was made for
         self._awaited_since: float | None = None
@@ -647,6 +648,7 @@ class Watch:
             elif phase.number not in self._complete and self._wants(phase) and self._is_open(phase):
                 self._go_deep()
         if self.stop and phase.number in self._complete and phase.distils:
+            self.stopped = True
             raise StopScript(0)
 
     def _is_full(self, optimizer: torch.optim.Optimizer | None = None) -> bool:
