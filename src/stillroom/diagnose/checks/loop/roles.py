@@ -561,6 +561,15 @@ def _one_for_all(context: LoopContext) -> CheckResult | None:
     )
 
 
+def _who(context: LoopContext) -> str:
+    """Whose answer teaches whom, by their names in the script."""
+    learns = " and ".join(dict.fromkeys(each.shown for each in context.students[:3]))
+    teaches = " and ".join(dict.fromkeys(each.shown for each in context.teachers[:3]))
+    student = f"The student {learns} learns: " if learns else ""
+    own = "the answer of the teacher " + teaches if teaches else "the teacher's answer"
+    return f"{student}{own}" if student else own[0].upper() + own[1:]
+
+
 def _cut_to_nothing(phase: Phase, whose: str, cut: str, place: str | None) -> CheckResult | None:
     """A term whose weight is 0 to the end because an expression is cut to a whole number; None where it is not."""
     if not cut or not phase.is_seen_to_its_end:
@@ -628,7 +637,10 @@ def teacher_unused(context: LoopContext) -> CheckResult:
                 Remedy("Compare the student's logits with the teacher's.", code=textbook_kl()),
                 location=most_common([term.place for term in terms]),
             )
-        return CheckResult("ok", f"The teacher's answer reaches the loss in {_of(len(heard), len(steps))}.")
+        if not context.teachers and len(context.students) > 1 and not any(each.stored for _, each in context.answers):
+            peers = ", ".join(each.shown for each in context.students[:4])
+            return CheckResult("ok", f"{len(context.students)} networks learn, and no other teaches them: {peers}.")
+        return CheckResult("ok", f"{_who(context)} reaches the loss in {_of(len(heard), len(steps))}.")
     if not any(term.student for step in steps for backward in step.backwards for term in backward.terms):
         raise Skip("No loss gives a gradient to a network that an optimizer holds: see student_no_gradient.")
     silent = context.silent_teachers
