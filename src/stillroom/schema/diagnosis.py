@@ -267,6 +267,7 @@ class DiagnosisFile(JsonFile):
     # The diagnosis in a line: how much is wrong, what to do first, what that brought where it was verified.
     headline: str = ""
     lead: str  # how much is wrong
+    note: str = ""  # what limits the diagnosis: of a script, that it failed or was stopped
     do_first: str | None = None  # the remedy to begin with
     command: str | None = None  # the command line that trains with it
     findings: Items[Finding]  # what the checks found, problems first
@@ -296,6 +297,7 @@ class DiagnosisFile(JsonFile):
         verification: Mapping[str, Any] | Verification | None = None,
         *,
         kind: Kind | None = None,
+        note: str = "",
     ) -> Self:
         """Order findings, say what to do first, and give each the command that trains with its remedy.
 
@@ -304,6 +306,7 @@ class DiagnosisFile(JsonFile):
             findings: what the checks found, causes first.
             verification: what the remedies brought.
             kind: what was diagnosed; left out: a recipe, a run or a study, by what lies at the path.
+            note: what limits the diagnosis, a sentence.
 
         >>> DiagnosisFile.of("runs/kl", [Finding("diverged", "ok", "It did not.")]).headline
         'Nothing is wrong with this run, as far as 1 check can tell.'
@@ -322,8 +325,9 @@ class DiagnosisFile(JsonFile):
             target=target,
             kind=kind,
             verdict=ordered[0].verdict if ordered else "skipped",
-            headline=f"{lead}{advice}{_regained(verification)}",
+            headline=f"{lead}{advice}{_regained(verification)}{' ' if note else ''}{note}",
             lead=lead,
+            note=note,
             do_first=do_first,
             command=first.command if first is not None else None,
             findings=tuple(ordered),

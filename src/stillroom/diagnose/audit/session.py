@@ -167,15 +167,17 @@ def diagnose_watch(watch: Watch, target: str) -> Diagnosis:
             )
     finally:
         torch.set_rng_state(state)
-    diagnosis = Diagnosis.of(target, findings, kind="loop")
+    return Diagnosis.of(target, findings, kind="loop", note=_end_of(watch))
+
+
+def _end_of(watch: Watch) -> str:
+    """How a script ended that did not come to its end."""
     made = sum(phase.made for phase in watch.phases)
     if watch.failure and made:
-        end = f" The script ended with {watch.failure}, after {made} steps of its optimizers."
-    elif watch.stopped:
-        end = f" It was stopped after {made} steps of its optimizers (`--stop`): what comes later was not seen."
-    else:
-        return diagnosis
-    return diagnosis.model_copy(update={"headline": diagnosis.headline + end})
+        return f"The script ended with {watch.failure}, after {made} steps of its optimizers."
+    if watch.stopped:
+        return f"It was stopped after {made} steps of its optimizers (`--stop`): what comes later was not seen."
+    return ""
 
 
 def audit_script(
