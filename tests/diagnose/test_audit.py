@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stillroom.diagnose.audit import facts
 from stillroom.diagnose.audit.facts import spoken
+from stillroom.diagnose.audit.networks import Networks
 from stillroom.diagnose.audit.session import audit
 from stillroom.diagnose.diagnosis import Diagnosis
 from stillroom.errors import BadInput
@@ -3219,3 +3220,14 @@ def test_stored_answers_of_a_weak_teacher_that_was_asked_with_gradients() -> Non
             loss.backward()
             optimizer.step()
     assert problems(watched.diagnosis) == ["stale_answers"]
+
+
+@pytest.mark.parametrize("graded", [False, True])
+def test_parts_in_training_mode_are_an_evaluation_s_fault_without_gradients_alone(graded: bool) -> None:
+    """With gradients the parts may be what is trained, inside a network that stays in evaluation mode."""
+    networks, x = Networks(), torch.randn(6, 4)
+    module = nn.Sequential(nn.Sequential(nn.BatchNorm1d(4)), nn.Linear(4, 3)).eval()
+    module[0].train()
+    with torch.set_grad_enabled(graded):
+        networks.note_asked(module, (x,), module(x), [], None, None)
+    assert networks.asked[-1].live == (frozenset() if graded else {"batch norm"})

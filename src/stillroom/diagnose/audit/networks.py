@@ -241,7 +241,10 @@ class Networks:
         inputs = [each for each in tensors_in(args) if each.dim() >= 1]
         if not outputs or not inputs or len(self.asked) >= MAX_ASKED:
             return
-        if call is not None:
+        graded = call.grad if call is not None else torch.is_grad_enabled()
+        if graded:
+            live: frozenset[str] = frozenset()  # parts of it may be trained by it
+        elif call is not None:
             live = frozenset(call.live)
         else:
             live = frozenset(

@@ -931,7 +931,7 @@ class Watch:
             for each in self.phases[-1:]:
                 each.made += bool(self._window.optimizers)
             for call in self._tape.calls:
-                if not call.grad or not call.training:
+                if not call.grad:
                     self._networks.note_asked(call.module, call.inputs, call.outputs, self.phases, call.place, call)
             self._begin_window()
             self._reader.reached = set()
