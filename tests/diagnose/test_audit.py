@@ -3231,3 +3231,24 @@ def test_parts_in_training_mode_are_an_evaluation_s_fault_without_gradients_alon
     with torch.set_grad_enabled(graded):
         networks.note_asked(module, (x,), module(x), [], None, None)
     assert networks.asked[-1].live == (frozenset() if graded else {"batch norm"})
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_divergence_that_is_summed_over_its_classes_by_hand_is_no_sum_of_features(in_place: bool) -> None:
+    """With 20 classes and weights of .1 and .9, as it is published; its value is the one before it is multiplied."""
+    loop = Loop(steps=40, teacher=nn.Linear(8, 20).requires_grad_(False), student=nn.Linear(8, 20))
+    assert isinstance(loop.teacher, nn.Linear)
+    loop.teacher.weight.mul_(9.0)
+
+    def loss(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        soft = F.kl_div((z / 4).log_softmax(1), (t / 4).softmax(1), reduction="none").sum(1).mean()
+        if in_place:
+            soft *= 4**2
+        else:
+            soft = soft * 4**2
+        return 0.1 * F.cross_entropy(z, y) + 0.9 * soft
+
+    loop.loss = loss
+    (balance,) = [each for each in loop.diagnosis().findings if each.check == "loss_balance"]
+    assert balance.verdict == "ok"
+    assert 2 < balance.evidence["ratio"] < 40

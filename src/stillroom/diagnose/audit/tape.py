@@ -302,7 +302,6 @@ _SUMS_IN_PLACE: dict[Any, tuple[Any, str]] = {
 
 
 _MAY_DO_NOTHING = frozenset(("to", "float", "double", "half", "bfloat16", "type", "cpu", "cuda", "contiguous"))
-_SUMS = frozenset(name for _, name in _SUMS_IN_PLACE.values())
 
 
 class Tape(TorchFunctionMode):
@@ -456,6 +455,9 @@ class Tape(TorchFunctionMode):
         out = func(*args, **kwargs)
         origin = self._origin.get(id(args[0]))
         if origin is not None:
+            # It takes the place of what it was, whose number is another one now.
+            made = self.nodes[origin[0]]
+            made.outputs = (*made.outputs[: origin[1]], before, *made.outputs[origin[1] + 1 :])
             self._origin[id(before)] = origin
         function, name = _SUMS_IN_PLACE[func]
         self.record(function, name, (before, *args[1:]), kwargs, out)
@@ -627,8 +629,6 @@ class Tape(TorchFunctionMode):
                     cut = node.call is None and not tensor.requires_grad and tensor.is_floating_point()
                     if cut and not any(tensor is each for each in node.inputs):
                         without_gradient.append(weakref.ref(tensor))
-            if node.name in _SUMS and node.inputs[0].numel() == 1 and node.inputs[0].is_leaf:
-                self._origin.pop(id(node.inputs[0]), None)  # what a number was before it was changed in place
         del self.nodes[start:]
         if without_gradient:
             node = tensor = None  # type: ignore[assignment]

@@ -759,7 +759,9 @@ def loss_balance(context: LoopContext) -> CheckResult:
     ratio = median(ratios)
     evidence = {"ratio": ratio, "losses": len(ratios), "summed": worst.summed}
     verdict = BALANCE.at_least(ratio)
-    if worst.summed < 16:
+    known = (each.answers for _, each in context.backwards if each.answers is not None)
+    of_classes = worst.function == "kl_div" and worst.summed in {each.shape[each.class_dim] for each in known}
+    if worst.summed < 16 or of_classes:  # a divergence is a sum over the classes
         # From the first step on: weights may be ramped up, and labels that are learned have a small term by themselves.
         learning = median(still_to_learn) > 0.1
         # The value of a softened divergence says little of its gradient; its size is loss_scale's.
@@ -767,7 +769,7 @@ def loss_balance(context: LoopContext) -> CheckResult:
         verdict = "problem" if min(ratios) >= DROWNED and learning else "ok" if small else "warning"
     if verdict == "ok":
         return CheckResult("ok", f"The teacher's term is {ratio:.2g} times the labels' in value.", evidence)
-    summed = f", a sum over {worst.summed:.0f} numbers of each row" if worst.summed >= 16 else ""
+    summed = f", a sum over {worst.summed:.0f} numbers of each row" if worst.summed >= 16 and not of_classes else ""
     return CheckResult(
         verdict,
         f"{worst.function} at {worst.place} is {ratio:.3g} times the labels' term in value{summed}.",
