@@ -830,25 +830,17 @@ def descent_agreement(answers: Answers) -> float | None:
         one, two = _gradient(part, drawn)[0], _gradient(part, other)[0]
         if float((one[2:] - two[2:]).norm()) > 1e-3 * float(one[2:].norm()):
             return None
-    student = drawn[0].clone()
-    # Adam by hand: an optimizer of torch's would call the hooks of the user's script.
-    mean, square = torch.zeros_like(student), torch.zeros_like(student)
-    for step in range(1, 61):
-        gradient = _gradient(part, [student, *drawn[1:]])[0]
-        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient.square()
-        # With ever smaller steps: the teacher's decision may be one of small differences.
-        rate = 0.5 if step <= 40 else 0.5 * (61 - step) / 21
-        student = student - rate * mean / (1 - 0.9**step) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
+    student = _minimised(part, drawn)
     if not bool(torch.isfinite(student).all()):
         return 0.0
     change = (student - drawn[0]).abs()
     moved = change.amax(dim) > 0
     if not bool(moved.any()):
         return None
+    by_class = _agreement_by_class(part, drawn, student, dim, alone=bool(answers.teacher_terms))
     # Of some classes alone, as those of an older task, the decision among them.
     columns = (change.movedim(dim, -1).flatten(0, -2).amax(0) > 0).nonzero().flatten()
     student, teacher = (each.index_select(dim, columns) for each in (student, drawn[1]))
-    by_class = _share_of_signs(student, teacher) if _is_by_class(part, drawn, dim) else 0.0
     # Of a network that has learnt nothing yet the decision is one of many.
     first, second = teacher.softmax(dim).topk(2, dim).values.unbind(dim)
     moved &= first - second > 0.02
@@ -857,19 +849,42 @@ def descent_agreement(answers: Answers) -> float | None:
     return max(by_class, float((student.argmax(dim) == teacher.argmax(dim))[moved].float().mean()))
 
 
-def _is_by_class(loss: Callable[..., Tensor], drawn: Sequence[Tensor], dim: int) -> bool:
-    """Whether each class is a question of its own, as in several labels: a logit's gradient depends on no other."""
+def _minimised(loss: Callable[..., Tensor], drawn: Sequence[Tensor]) -> Tensor:
+    """The student's logits after a descent of the loss in them."""
+    student = drawn[0].clone()
+    # Adam by hand: an optimizer of torch's would call the hooks of the user's script.
+    mean, square = torch.zeros_like(student), torch.zeros_like(student)
+    for step in range(1, 61):
+        gradient = _gradient(loss, [student, *drawn[1:]])[0]
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient.square()
+        # With ever smaller steps: the teacher's decision may be one of small differences.
+        rate = 0.5 if step <= 40 else 0.5 * (61 - step) / 21
+        student = student - rate * mean / (1 - 0.9**step) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
+    return student
+
+
+def _agreement_by_class(
+    loss: Callable[..., Tensor], drawn: Sequence[Tensor], student: Tensor, dim: int, *, alone: bool
+) -> float:
+    """Where each class is a question of its own, as in several labels, the share of answers that the student takes.
+
+    The largest of several sigmoids is no decision. Of a loss without labels (``alone``) probabilities, to .03, and of
+    answers less sure than the teacher's, at which every loss of the right sign ends. Of one with labels in it decisions,
+    yes above 0 and no below. 0 where a logit's gradient depends on another logit.
+    """
     changed = drawn[0].clone()
     changed.select(dim, 0).neg_()
     rest = torch.arange(1, changed.shape[dim], device=changed.device)
     one, two = (_gradient(loss, [each, *drawn[1:]])[0].index_select(dim, rest) for each in (drawn[0], changed))
-    return float((one - two).norm()) <= 1e-5 * float(one.norm())
-
-
-def _share_of_signs(student: Tensor, teacher: Tensor) -> float:
-    """Of the teacher's decisions on single classes, yes above 0 and no below, the share that the student takes."""
-    decided = teacher.abs() > 0.05
-    return float(((student > 0) == (teacher > 0))[decided].float().mean()) if bool(decided.any()) else 0.0
+    if float((one - two).norm()) > 1e-5 * float(one.norm()):
+        return 0.0
+    if not alone:
+        decided = drawn[1].abs() > 0.05
+        agree = (student > 0) == (drawn[1] > 0)
+        return float(agree[decided].float().mean()) if bool(decided.any()) else 0.0
+    unsure = drawn[1] / max(1.0, float(drawn[1].abs().mean()))
+    near = _minimised(loss, [drawn[0], unsure, *drawn[2:]]).sigmoid() - unsure.sigmoid()
+    return float((near.abs() < 0.03).float().mean())
 
 
 @check(
