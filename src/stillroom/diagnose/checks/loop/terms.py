@@ -869,8 +869,8 @@ def _agreement_by_class(
     """Where each class is a question of its own, as in several labels, the share of answers that the student takes.
 
     The largest of several sigmoids is no decision. Of a loss without labels (``alone``) probabilities, to .03, and of
-    answers less sure than the teacher's, at which every loss of the right sign ends. Of one with labels in it decisions,
-    yes above 0 and no below. 0 where a logit's gradient depends on another logit.
+    answers less sure than the teacher's, at which every loss of the right sign ends; of one with labels in it its
+    decisions, yes above 0 and no below. 0 where a logit's gradient depends on another logit.
     """
     changed = drawn[0].clone()
     changed.select(dim, 0).neg_()
