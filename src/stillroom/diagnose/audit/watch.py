@@ -36,7 +36,7 @@ from stillroom.diagnose.audit.tape import (
     user_frame,
 )
 from stillroom.diagnose.audit.updates import Follower, Update
-from stillroom.diagnose.audit.window import Asked, Familiar, Window, has_gradient, holds_gradients
+from stillroom.diagnose.audit.window import Requested, Familiar, Window, has_gradient, holds_gradients
 from stillroom.diagnose.checks.loop.record import InferenceCall, LoopCount, Phase, Schedule, Step
 
 _INHERITED: Any = object()  # in place of what a class has from its base alone
@@ -482,19 +482,19 @@ class Watch:
         def grad(outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             if self._mine() and self._deep:
                 with self._quiet:
-                    self._note_asked(outputs, inputs)
+                    self._note_requested(outputs, inputs)
             return original(outputs, inputs, *args, **kwargs)
 
         return grad
 
-    def _note_asked(self, outputs: Any, inputs: Any) -> None:
+    def _note_requested(self, outputs: Any, inputs: Any) -> None:
         """A loss's gradients in what an optimizer trains: a backward pass, where the script hands them to a step."""
         given, asked = (tensors_in(each if isinstance(each, list | tuple) else (each,)) for each in (outputs, inputs))
         loss = given[0] if len(given) == 1 else None
         trained = {id(p) for each in self._optimizers for group in each.param_groups for p in group["params"]}
         if loss is None or loss.numel() != 1 or not asked or not trained.issuperset(map(id, asked)):
             return
-        if self._window.asked and self._window.asked[-1].raw.loss is loss:
+        if self._window.requested and self._window.requested[-1].raw.loss is loss:
             return  # torch hands the call on through the function mode, and it comes by twice
         if self._window.closing:
             self._close_window(keep_tape=True)
@@ -502,7 +502,7 @@ class Watch:
         text = str(where) if where else None
         sources, gradient = self._tape.bits(loss)
         raw = facts.Raw(loss, text, self._tape.ancestors(loss), sources, gradient)
-        self._window.asked.append(Asked(raw, loss.item(), frozenset(map(id, asked)), len(self._tape.nodes)))
+        self._window.requested.append(Requested(raw, loss.item(), frozenset(map(id, asked)), len(self._tape.nodes)))
 
     def _note_skipped(self) -> None:
         """The script looked at a loss, and the next step begins: one that is not finite was left out."""
@@ -564,7 +564,7 @@ class Watch:
                 self._close_window()  # the closure computes the next step
             if not self._deep:
                 return
-            if not closure and not self._window.backwards and self._window.take_asked(optimizer):
+            if not closure and not self._window.backwards and self._window.take_requested(optimizer):
                 self.seen_backward += 1
             names = self._window.names
             self._note_step_line()

@@ -33,7 +33,7 @@ class Familiar:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Requested:
     """A loss whose gradients were asked of ``torch.autograd.grad``."""
 
     raw: facts.Raw
@@ -48,7 +48,7 @@ class Window:
 
     # Losses that went backward: as they are on the tape, their values, whether all gradients were finite afterwards.
     backwards: list[tuple[facts.Raw, float | None, bool]] = field(default_factory=list)
-    asked: list[Asked] = field(default_factory=list)  # as long as nobody knows what their gradients are for
+    requested: list[Requested] = field(default_factory=list)  # as long as nobody knows what their gradients are for
     optimizers: list[torch.optim.Optimizer] = field(default_factory=list)  # those that stepped
     events: list[tuple[str, str | None]] = field(default_factory=list)  # see Step.events
     # Parameters that have a gradient, by the outermost module that holds them.
@@ -80,10 +80,10 @@ class Window:
         """The names of the events."""
         return [name for name, _ in self.events]
 
-    def take_asked(self, optimizer: torch.optim.Optimizer) -> bool:
+    def take_requested(self, optimizer: torch.optim.Optimizer) -> bool:
         """Whether the optimizer's gradients come from ``torch.autograd.grad``: its losses went backward, then."""
         given = {id(p) for group in optimizer.param_groups for p in group["params"] if p.grad is not None}
-        mine = [each for each in self.asked if each.parameters & given]
+        mine = [each for each in self.requested if each.parameters & given]
         if not given or given - frozenset().union(*(each.parameters for each in mine)):
             return False
         for each in mine:
