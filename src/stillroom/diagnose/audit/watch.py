@@ -36,7 +36,7 @@ from stillroom.diagnose.audit.tape import (
     user_frame,
 )
 from stillroom.diagnose.audit.updates import Follower, Update
-from stillroom.diagnose.audit.window import Requested, Familiar, Window, has_gradient, holds_gradients
+from stillroom.diagnose.audit.window import Familiar, Requested, Window, has_gradient, holds_gradients
 from stillroom.diagnose.checks.loop.record import InferenceCall, LoopCount, Phase, Schedule, Step
 
 _INHERITED: Any = object()  # in place of what a class has from its base alone
