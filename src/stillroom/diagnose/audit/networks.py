@@ -82,8 +82,7 @@ class Networks:
         first = next((each for each in module.parameters() if each.dim() > 1), None) if self.learners else None
         if first is None or is_in(self.learners, first):
             return False
-        others = (reference() for reference in self.learners.values())
-        return any(each is not None and each.shape == first.shape and torch.equal(each, first) for each in others)
+        return any(_are_equal(reference(), first) for reference in self.learners.values())
 
     def label(self, module: nn.Module) -> str:
         """The label of a module, or its class where it was not called on the tape."""
@@ -220,9 +219,7 @@ class Networks:
         if is_in(self.trained, parameter) or is_in(self._loaded, parameter):
             return False
         others = (reference() for known in (self.trained, self._loaded) for reference in known.values())
-        return not any(
-            each is not None and each.shape == parameter.shape and torch.equal(each, parameter) for each in others
-        )
+        return not any(_are_equal(each, parameter) for each in others)
 
     def note_asked(
         self, module: nn.Module, args: Any, out: Any, phases: Sequence[Phase], place: CodeLine | None, call: Call | None
@@ -268,6 +265,12 @@ class Networks:
         self.asked.append(
             InferenceCall(network, where, rows, classes, live, set(prints), False, kept, during, len(phases))
         )
+
+
+def _are_equal(one: Tensor | None, other: Tensor) -> bool:
+    """Whether a parameter that may be gone holds another's numbers."""
+    alike = one is not None and one.shape == other.shape and one.device == other.device and one.dtype == other.dtype
+    return one is not None and alike and torch.equal(one, other)
 
 
 def _label(module: nn.Module) -> str:
