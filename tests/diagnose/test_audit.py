@@ -3252,3 +3252,60 @@ def test_a_divergence_that_is_summed_over_its_classes_by_hand_is_no_sum_of_featu
     (balance,) = [each for each in loop.diagnosis().findings if each.check == "loss_balance"]
     assert balance.verdict == "ok"
     assert 2 < balance.evidence["ratio"] < 40
+
+
+class OwnDivergence(torch.autograd.Function):
+    """KL(teacher‖student) at τ = 4, with a backward pass of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, t: Tensor) -> Tensor:
+        p, q = (z / 4).softmax(1), (t / 4).softmax(1)
+        ctx.save_for_backward(p, q)
+        return 16 * (q * (q.log() - p.log())).sum(1).mean()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        p, q = ctx.saved_tensors
+        return grads[0] * 4 * (p - q) / len(p), None
+
+
+@pytest.mark.parametrize("asleep", [False, True])
+def test_a_loss_with_a_backward_pass_of_its_own_has_a_gradient(asleep: bool) -> None:
+    loop = Loop(loss=lambda loop, z, t, y: F.cross_entropy(z, y) + OwnDivergence.apply(z, t))  # type: ignore[no-any-return]
+    loop.teacher = Teacher(dropout=0.5).train(asleep)
+    before = torch.autograd.Function.__dict__["apply"]
+    assert problems(loop.diagnosis()) == (["teacher_mode"] if asleep else [])
+    assert torch.autograd.Function.__dict__["apply"] is before
+
+
+@pytest.mark.parametrize("reduction", ["mean", "batchmean"])
+def test_a_student_whose_parameters_are_handed_over_is_the_one_that_learns(reduction: str) -> None:
+    loop = Loop()
+    weights = {name: p.detach().clone().requires_grad_() for name, p in loop.student.named_parameters()}
+    optimizer = torch.optim.SGD(weights.values(), lr=0.05)
+    loop.student.train()
+    with audit() as watched:
+        for x, y in loop.batches():
+            with torch.no_grad():
+                t = loop.teacher(x)
+            z = torch.func.functional_call(loop.student, weights, (x,))
+            soft = F.kl_div((z / 4).log_softmax(1), (t / 4).softmax(1), reduction=reduction)
+            loss = 0.1 * F.cross_entropy(z, y) + 0.9 * 16 * soft
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert problems(watched.diagnosis) == (["loss_scale"] if reduction == "mean" else [])
+
+
+def test_a_teacher_is_traced_as_it_is_without_the_audit() -> None:
+    """What a watcher reads of a tensor would be an operation of the trace, which torch checks against a second one."""
+    loop, images = Loop(), torch.randn(6, 8)
+    alone = torch.jit.trace(copy.deepcopy(loop.teacher), images)
+    with audit() as watched:
+        optimizer = loop.optimizer(loop)
+        loop.teacher = torch.jit.trace(loop.teacher, images)
+        assert str(loop.teacher.graph).count("aten::") == str(alone.graph).count("aten::")
+        loop.optimizer = lambda loop: optimizer
+        loop.run()
+    assert not problems(watched.diagnosis)
+    assert "teacher_mode" in {each.check for each in watched.diagnosis.findings}

@@ -40,6 +40,8 @@ class Networks:
         self.learners: dict[int, weakref.ref[Tensor]] = {}
         self.trained: dict[int, weakref.ref[Tensor]] = {}
         self._loaded: dict[int, weakref.ref[Tensor]] = {}
+        # Parameters that a module was given for a call, by their names.
+        self._given: weakref.WeakKeyDictionary[nn.Module, dict[str, Tensor]] = weakref.WeakKeyDictionary()
         self._copies: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # of what learns, made while it does
         self.asked: list[InferenceCall] = []  # networks that were run without gradients outside steps
         # Parameters and buffers of modules, listed anew now and then, and the share that learns, by step.
@@ -141,12 +143,24 @@ class Networks:
                 return "teacher" if role == "teacher" else "student"
         return "none"
 
-    def parameters(self, module: nn.Module) -> list[nn.Parameter]:
-        """A module's parameters."""
+    def parameters(self, module: nn.Module) -> list[Any]:
+        """A module's parameters, or those that it is given in their place."""
         found = self._parameters.get(module)
         if found is None:
-            found = self._parameters[module] = list(module.parameters())
+            given = self._given.get(module, {})
+            own: list[Any] = [p for name, p in module.named_parameters() if name not in given]
+            found = self._parameters[module] = own + list(given.values())
         return found
+
+    def note_functional(self, module: nn.Module, given: Mapping[str, Tensor]) -> None:
+        """``torch.func.functional_call`` runs a module with tensors that are none of its own."""
+        names = dict(module.named_parameters())
+        leaves = {name: each for name, each in given.items() if name in names and each.is_leaf and each.requires_grad}
+        known = self._given.get(module, {})
+        if leaves and (leaves.keys() != known.keys() or any(known[name] is not each for name, each in leaves.items())):
+            self._given[module] = leaves
+            self._parameters.pop(module, None)
+            self._held.clear()
 
     def buffers(self, module: nn.Module) -> list[Tensor]:
         """A module's buffers."""

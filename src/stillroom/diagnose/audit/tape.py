@@ -301,6 +301,8 @@ _SUMS_IN_PLACE: dict[Any, tuple[Any, str]] = {
 }
 
 
+# Under ``torch.jit.trace`` the size of a tensor, as it is read, is an operation of the trace.
+_is_tracing = torch._C._get_tracing_state
 _MAY_DO_NOTHING = frozenset(("to", "float", "double", "half", "bfloat16", "type", "cpu", "cuda", "contiguous"))
 
 
@@ -428,6 +430,8 @@ class Tape(TorchFunctionMode):
     ) -> Any:
         if kwargs is None:
             kwargs = {}
+        if _is_tracing() is not None:
+            return func(*args, **kwargs)
         if func in _SUMS_IN_PLACE and self.active and not self.is_loading and args[0].numel() == 1:
             return self._sum_in_place(func, args, kwargs)
         out = func(*args, **kwargs)
@@ -701,6 +705,11 @@ class Tape(TorchFunctionMode):
             if self.nodes[index].call is None:
                 todo += [each[0] for each in self.nodes[index].origins if each is not None]
         return sorted(seen)
+
+    def is_output(self, tensor: Tensor) -> bool:
+        """Whether a network gave a tensor."""
+        found = self._origin.get(id(tensor))
+        return found is not None and self.nodes[found[0]].call is not None
 
     def made_at(self, tensor: Tensor) -> tuple[int, int] | None:
         """The node that a tensor was computed by last, and which of its outputs it is."""

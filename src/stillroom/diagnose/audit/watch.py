@@ -39,6 +39,8 @@ from stillroom.diagnose.audit.updates import Follower, Update
 from stillroom.diagnose.audit.window import Familiar, Requested, Window, has_gradient, holds_gradients
 from stillroom.diagnose.checks.loop.record import InferenceCall, LoopCount, Phase, Schedule, Step
 
+# Whether ``torch.jit.trace`` writes down what is called: what a watcher reads of a tensor would be part of it.
+_is_tracing = torch._C._get_tracing_state
 _INHERITED: Any = object()  # in place of what a class has from its base alone
 _optimizers = sys.modules["torch.optim.optimizer"]
 _loaders = sys.modules["torch.utils.data.dataloader"]
@@ -190,6 +192,7 @@ class Watch:
         self._patch(torch.autograd, "backward", self._backward_call)
         self._patch(torch.autograd, "grad", self._gradient_call)
         self._patch(torch.autograd.Variable, "__new__", self._variable)
+        self._patch(torch.autograd.Function, "apply", self._function_apply)
         self._patch(torch.optim.Optimizer, "__init__", self._optimizer_init)
         self._patch(torch.optim.Optimizer, "zero_grad", self._noting("zero_grad"))
         self._patch(nn.Module, "zero_grad", self._noting("zero_grad"))
@@ -245,7 +248,8 @@ class Watch:
     def note_failure(self, error: BaseException) -> None:
         """An exception ended the script."""
         lines = "".join(traceback.format_exception_only(error)).strip().splitlines()
-        self.failure = lines[-1][:160]
+        named = (line for line in lines if type(error).__name__ in line)
+        self.failure = next(named, lines[-1])[:160]
 
     @property
     def schedules(self) -> list[Schedule]:
@@ -302,7 +306,7 @@ class Watch:
         watch = self
 
         def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: N807 - it takes this one's place
-            if not watch._on or threading.get_ident() != watch._thread:
+            if not watch._on or threading.get_ident() != watch._thread or _is_tracing() is not None:
                 return original(module, *args, **kwargs)
             if torch._C._functorch.maybe_current_level() is not None:
                 # Under vmap a tensor stands for many, and what comes out of it is another one: nothing can be followed.
@@ -850,6 +854,9 @@ class Watch:
                 # Inside it the module has other parameters.
                 with self._quiet:
                     self._close_window()
+            if self._mine() and self._deep and len(args) > 1 and isinstance(args[1], dict):
+                with self._quiet, _past_modes():
+                    self._networks.note_functional(args[0], args[1])
             return original(*args, **kwargs)
 
         return functional_call
@@ -890,6 +897,25 @@ class Watch:
             return made
 
         return __new__
+
+    def _function_apply(self, original: Any) -> Any:
+        inner = original.__func__
+
+        def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+            out = inner(cls, *args, **kwargs)
+            if self._mine() and self._deep and self._tape.active:
+                with self._quiet, _past_modes():
+                    self._note_own_gradient(cls, args, out)
+            return out
+
+        return classmethod(apply)
+
+    def _note_own_gradient(self, function: Any, args: Any, out: Any) -> None:
+        """What a function with its own backward pass gives has a gradient, which its forward pass does not show."""
+        made = [each for each in tensors_in((out,)) if each.requires_grad]
+        lost = [each for each in made if not self._tape.is_output(each) and not self._tape.bits(each)[1]]
+        if lost and any(self._tape.networks(self._tape.bits(each)[0]) for each in tensors_in(args)):
+            self._tape.record(function.apply, "apply", tuple(args), {}, out)
 
     def _compile(self, original: Any) -> Any:
         def compile(model: Any = None, *args: Any, **kwargs: Any) -> Any:
