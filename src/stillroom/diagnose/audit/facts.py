@@ -125,11 +125,10 @@ def summands(tape: Tape, loss: Tensor) -> list[Summand]:
     todo, split = [Summand(loss)], 0
     while todo:
         one = todo.pop()
-        parts = _parts(tape, one)
-        # What an operation in place gives is its own input: it has no parts, not even where others were between them.
-        own = parts is None or any(part.tensor is one.tensor for part in parts) or split > MAX_SPLITS
+        # What an operation in place gives may be its own input: it has no parts, and a circle of them has an end.
+        parts = _parts(tape, one) if len(found) + len(todo) <= 200 and split <= MAX_SPLITS else None
         split += 1
-        if parts is None or own or len(found) + len(todo) > 200:
+        if parts is None or any(part.tensor is one.tensor for part in parts):
             found.append(one)
         else:
             todo += reversed(parts)
@@ -137,18 +136,21 @@ def summands(tape: Tape, loss: Tensor) -> list[Summand]:
 
 
 def _parts(tape: Tape, one: Summand) -> list[Summand] | None:
-    """What the last operation of a summand added or multiplied; None where it did neither."""
+    """What the last operation of a summand added or multiplied; None where it did neither.
+
+    A number that was changed in place stands on the tape as one that was computed anew.
+    """
     index = tape.origin(one.tensor)
     node = tape.nodes[index] if index is not None else None
     if node is None or node.call is not None or (one.tensor.numel() > 1 and node.name not in _PASSES):
         return None
     name, given = node.name, node.inputs
-    if name in ("add", "add_", "__radd__", "sub", "sub_", "__rsub__", "rsub"):
+    if name in ("add", "__radd__", "sub", "__rsub__", "rsub"):
         scale = float(node.kwargs.get("alpha", 1))
         signs = (1.0, scale) if "add" in name else (-1.0, 1.0) if "rsub" in name else (1.0, -scale)
         operands = [*node.args[:2], *([node.kwargs["other"]] if "other" in node.kwargs else [])]
         return [one.of(each, sign) for each, sign in zip(operands, signs, strict=False) if isinstance(each, Tensor)]
-    if name in ("mul", "mul_", "__rmul__", "div", "div_", "true_divide", "multiply", "divide") and node.args:
+    if name in ("mul", "__rmul__", "div", "true_divide", "multiply", "divide") and node.args:
         tensors = [each for each in node.args[:2] if isinstance(each, Tensor) and each.requires_grad]
         # Of a constant that was computed from networks, too.
         tensors = tensors or [each for each in given if len(given) == 1]
@@ -559,7 +561,7 @@ def answers(
         if node.name in _SOFTMAX and node.inputs:
             softmaxed |= tape.bits(node.inputs[0])[0]
     students = [each for each in _sources(tape, raw.gradient & learners) if _class_dim(each.tensor) is not None]
-    # An output of this step before those of earlier ones, which a queue keeps beside it.
+    # An output of this step before those of earlier ones, which a queue keeps.
     outputs = sorted(_sources(tape, raw.sources & teachers), key=lambda each: each.call is None)
     # As it was given, too, where rows or positions of both are picked alike.
     given = [one for each in outputs for one in (_picked(nodes, each, tape), each)]
@@ -901,7 +903,7 @@ def adds_constant(tape: Tape, loss: Tensor) -> bool:
 def _additions(tape: Tape, loss: Tensor) -> Iterator[Node]:
     """What a loss is added up by, one number each."""
     for node in (tape.nodes[i] for i in tape.ancestors(loss)):
-        if node.name in ("add", "add_", "__radd__", "__iadd__") and node.outputs[0].dim() == 0:
+        if node.name in ("add", "__radd__") and node.outputs[0].dim() == 0:
             yield node
 
 

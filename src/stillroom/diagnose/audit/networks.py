@@ -283,8 +283,9 @@ class Networks:
 
 def _are_equal(one: Tensor | None, other: Tensor) -> bool:
     """Whether a parameter that may be gone holds another's numbers."""
-    alike = one is not None and one.shape == other.shape and one.device == other.device and one.dtype == other.dtype
-    return one is not None and alike and torch.equal(one, other)
+    if one is None or (one.shape, one.device, one.dtype) != (other.shape, other.device, other.dtype):
+        return False
+    return torch.equal(one, other)
 
 
 def _label(module: nn.Module) -> str:

@@ -301,8 +301,8 @@ _SUMS_IN_PLACE: dict[Any, tuple[Any, str]] = {
 }
 
 
-# Under ``torch.jit.trace`` the size of a tensor, as it is read, is an operation of the trace.
-_is_tracing = torch._C._get_tracing_state
+# Not None under ``torch.jit.trace``: what a watcher reads of a tensor, as its size, would be part of the trace.
+tracing_state = torch._C._get_tracing_state
 _MAY_DO_NOTHING = frozenset(("to", "float", "double", "half", "bfloat16", "type", "cpu", "cuda", "contiguous"))
 
 
@@ -430,7 +430,7 @@ class Tape(TorchFunctionMode):
     ) -> Any:
         if kwargs is None:
             kwargs = {}
-        if _is_tracing() is not None:
+        if tracing_state() is not None:
             return func(*args, **kwargs)
         if func in _SUMS_IN_PLACE and self.active and not self.is_loading and args[0].numel() == 1:
             return self._sum_in_place(func, args, kwargs)
@@ -690,6 +690,10 @@ class Tape(TorchFunctionMode):
                 for call in ((source.call,) if source.call is not None else source.earlier)
             }.values()
         )
+
+    def came_from_networks(self, tensors: Iterable[Tensor]) -> bool:
+        """Whether some of these tensors were computed from outputs of networks."""
+        return any(self.networks(self.bits(each)[0]) for each in tensors)
 
     def ancestors(self, tensor: Tensor) -> list[int]:
         """The nodes that a tensor was computed by, in order; module calls end the search."""

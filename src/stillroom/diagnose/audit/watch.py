@@ -33,14 +33,13 @@ from stillroom.diagnose.audit.tape import (
     line_of,
     place,
     tensors_in,
+    tracing_state,
     user_frame,
 )
 from stillroom.diagnose.audit.updates import Follower, Update
 from stillroom.diagnose.audit.window import Familiar, Requested, Window, has_gradient, holds_gradients
 from stillroom.diagnose.checks.loop.record import InferenceCall, LoopCount, Phase, Schedule, Step
 
-# Whether ``torch.jit.trace`` writes down what is called: what a watcher reads of a tensor would be part of it.
-_is_tracing = torch._C._get_tracing_state
 _INHERITED: Any = object()  # in place of what a class has from its base alone
 _optimizers = sys.modules["torch.optim.optimizer"]
 _loaders = sys.modules["torch.utils.data.dataloader"]
@@ -268,13 +267,14 @@ class Watch:
         self._tape.active = False
 
     def _patch(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
-        self._patches.append((owner, name, owner.__dict__.get(name, _INHERITED)))
-        original = getattr(owner, name) if name not in owner.__dict__ else owner.__dict__[name]
+        before = owner.__dict__.get(name, _INHERITED)
+        self._patches.append((owner, name, before))
+        original = getattr(owner, name) if before is _INHERITED else before
         made = make(original)
         for attribute in ("__name__", "__qualname__", "__module__", "__doc__", "__wrapped__"):
             with suppress(AttributeError, TypeError):
                 setattr(made, attribute, getattr(original, attribute) if attribute != "__wrapped__" else original)
-        setattr(owner, name, staticmethod(made) if name == "__new__" else made)
+        setattr(owner, name, made)
 
     def _paused(self) -> _Paused:
         """See nothing in a block, and be nowhere in torch's stack of modes."""
@@ -306,7 +306,7 @@ class Watch:
         watch = self
 
         def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: N807 - it takes this one's place
-            if not watch._on or threading.get_ident() != watch._thread or _is_tracing() is not None:
+            if not watch._on or threading.get_ident() != watch._thread or tracing_state() is not None:
                 return original(module, *args, **kwargs)
             if torch._C._functorch.maybe_current_level() is not None:
                 # Under vmap a tensor stands for many, and what comes out of it is another one: nothing can be followed.
@@ -341,8 +341,8 @@ class Watch:
     def _are_given(self, args: Any, kwargs: Any) -> bool:
         """Whether tensors among arguments came out of networks in this window."""
         with _past_modes():
-            found = (each for each in tensors_in(args, kwargs) if self._tape.origin(each) is not None)
-            return any(self._tape.networks(self._tape.bits(each)[0]) for each in found)
+            made = (each for each in tensors_in(args, kwargs) if self._tape.origin(each) is not None)
+            return self._tape.came_from_networks(made)
 
     def _is_network(self, module: nn.Module) -> bool:
         self._networks.add(module)
@@ -477,9 +477,7 @@ class Watch:
         for loss in tensors_in(tensors if isinstance(tensors, list | tuple) else (tensors,)):
             if loss.numel() != 1:
                 continue
-            sources, gradient = self._tape.bits(loss)
-            raw = facts.Raw(loss, text, self._tape.ancestors(loss), sources, gradient)
-            self._window.backwards.append((raw, loss.item(), True))
+            self._window.backwards.append((self._raw(loss, text), loss.item(), True))
         self._window.ends = len(self._tape.nodes)
 
     def _gradient_call(self, original: Any) -> Any:
@@ -503,10 +501,11 @@ class Watch:
         if self._window.closing:
             self._close_window(keep_tape=True)
         where = place(4)
-        text = str(where) if where else None
-        sources, gradient = self._tape.bits(loss)
-        raw = facts.Raw(loss, text, self._tape.ancestors(loss), sources, gradient)
+        raw = self._raw(loss, str(where) if where else None)
         self._window.requested.append(Requested(raw, loss.item(), frozenset(map(id, asked)), len(self._tape.nodes)))
+
+    def _raw(self, loss: Tensor, where: str | None) -> facts.Raw:
+        return facts.Raw(loss, where, self._tape.ancestors(loss), *self._tape.bits(loss))
 
     def _note_skipped(self) -> None:
         """The script looked at a loss, and the next step begins: one that is not finite was left out."""
@@ -871,7 +870,7 @@ class Watch:
             with self._quiet, _past_modes():
                 captured = tensors_in(captured_by(function))
                 held = tensors_in(args, kwargs, captured)
-                follows = any(self._tape.networks(self._tape.bits(each)[0]) for each in held)
+                follows = self._tape.came_from_networks(held)
             if not follows:
                 return original(function, *args, **kwargs)
             # Under vmap a tensor stands for many: what comes out of it is one step from what went in.
@@ -892,11 +891,11 @@ class Watch:
             if isinstance(data, Tensor) and self._mine() and self._deep and self._tape.active:
                 # Of old: the same numbers without their gradient, and no function mode hears of it.
                 with self._quiet, _past_modes():
-                    if self._tape.networks(self._tape.bits(data)[0]):
+                    if self._tape.came_from_networks([data]):
                         self._tape.record(Tensor.detach, "detach", (data,), {}, made)
             return made
 
-        return __new__
+        return staticmethod(__new__)
 
     def _function_apply(self, original: Any) -> Any:
         inner = original.__func__
@@ -914,7 +913,7 @@ class Watch:
         """What a function with its own backward pass gives has a gradient, which its forward pass does not show."""
         made = [each for each in tensors_in((out,)) if each.requires_grad]
         lost = [each for each in made if not self._tape.is_output(each) and not self._tape.bits(each)[1]]
-        if lost and any(self._tape.networks(self._tape.bits(each)[0]) for each in tensors_in(args)):
+        if lost and self._tape.came_from_networks(tensors_in(args)):
             self._tape.record(function.apply, "apply", tuple(args), {}, out)
 
     def _compile(self, original: Any) -> Any:

@@ -349,15 +349,14 @@ class LoopContext:
     def asked_again(self) -> list[tuple[Network, list[tuple[Answers, Tensor]]]]:
         """Networks that may have given the stored answers of the last steps, with what they give now, [n, K] each."""
         # The latest of those whose images were kept.
-        known = [each for _, each in self.answers if each.stored and each.student_call is not None]
-        stored = [each for each in known if each.student_call is not None and each.student_call.inputs is not None][-8:]
+        known = [(each, each.student_call) for _, each in self.answers if each.stored]
+        stored = [(each, call.inputs) for each, call in known if call is not None and call.inputs is not None][-8:]
         found = []
-        for network in dict.fromkeys([*(one for each in stored for one in each.teacher_origin), *self.candidates]):
+        for network in dict.fromkeys([*(one for each, _ in stored for one in each.teacher_origin), *self.candidates]):
             with suppress(Skip):
                 live = []
-                for each in stored:
-                    inputs = each.student_call.inputs if each.student_call is not None else None
-                    if inputs is not None and each.teacher is not None and len(each.shape) == 2:
+                for each, inputs in stored:
+                    if each.teacher is not None and len(each.shape) == 2:
                         count = min(len(inputs), len(each.teacher), 64)
                         live.append((each, ask(network, inputs[:count], each.student.shape[1])))
                 found.append((network, live))

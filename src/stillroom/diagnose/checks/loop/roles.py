@@ -565,9 +565,8 @@ def _who(context: LoopContext) -> str:
     """Whose answer teaches whom, by their names in the script."""
     learns = " and ".join(dict.fromkeys(each.shown for each in context.students[:3]))
     teaches = " and ".join(dict.fromkeys(each.shown for each in context.teachers[:3]))
-    student = f"The student {learns} learns: " if learns else ""
-    own = "the answer of the teacher " + teaches if teaches else "the teacher's answer"
-    return f"{student}{own}" if student else own[0].upper() + own[1:]
+    answer = f"answer of the teacher {teaches}" if teaches else "teacher's answer"
+    return f"The student {learns} learns: the {answer}" if learns else f"The {answer}"
 
 
 def _cut_to_nothing(phase: Phase, whose: str, cut: str, place: str | None) -> CheckResult | None:
