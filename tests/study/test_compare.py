@@ -209,6 +209,10 @@ def test_each_seed_is_tuned_anew_by_one_methods_pruned_trials(tmp_path: Path) ->
     assert found.sound
     trials = [job for job in jobs if job.startswith("trial")]
     assert trials == [f"trial/all/kl/seed-{seed}/{number}" for seed in (0, 1) for number in range(4)]
+    # A seed is whole, trials and runs, before the next one begins.
+    whole = [job for job in jobs if job.startswith(("trial", "run"))]
+    seeds = [job.split("/")[3].removeprefix("seed-") for job in whole]
+    assert seeds == ["0"] * 6 + ["1"] * 6
     tuned = json.loads((out / "tuned.json").read_text())["pairs"]["all"]
     assert list(tuned) == ["kl"]
     for seed in (0, 1):
@@ -234,6 +238,19 @@ def test_each_seed_is_tuned_anew_by_one_methods_pruned_trials(tmp_path: Path) ->
     assert shown.get("losses") or shown["losses.1.temperature"] == "tuned for each seed"
     again, jobs = did(out, tuning=tuning)
     assert (jobs, again.results) == ([], found.results)
+
+
+@pytest.mark.parametrize("repeat", ["once", "per_seed"])
+def test_no_run_without_the_options_it_waits_for(tmp_path: Path, repeat: str) -> None:
+    methods = [
+        {"name": "labels"},
+        {"name": "kl", "set": {"losses": [{"name": "cross_entropy"}, {"name": "kl", "weight": 1e38}]}},
+    ]
+    tuning = {"trials": 2, "by": "kl", "repeat": repeat, "space": {"losses.kl.weight": [1e37, 1e38]}}
+    found, jobs = did(tmp_path / "s", tuning=tuning, methods=methods)
+    assert not [job for job in jobs if job.startswith("run")]
+    assert len(found.failures) == 4
+    assert all("trial" in reason for reason in found.failures.values()), found.failures
 
 
 @pytest.mark.parametrize(

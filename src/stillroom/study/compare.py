@@ -1,7 +1,7 @@
 """A study from its file to its tables: check it, lock its folder, do its jobs phase by phase, write the results.
 
 Each phase does only what is not done yet: train the study's own teachers, cache their outputs, time a budget in
-seconds, search options, run.
+seconds, search options, run. Where each seed is tuned anew, a seed's searches and runs come before the next seed's.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from stillroom.study.config import Method, ModelPair, Study
 from stillroom.study.engine import EngineMaker
 from stillroom.study.engine.base import Engine, Job, Outcome
 from stillroom.study.plan import (
+    CalibratedSteps,
     PairAndName,
     PlannedRun,
     RecipeContent,
@@ -171,6 +172,9 @@ class StudyDriver:
     observer: StudyObserver  # called as it goes
     engine: Engine | None = None  # who does the jobs, once there are any
     stuck: dict[PairAndName, str] = field(default_factory=dict)  # why methods cannot be run on a pair
+    failures: dict[str, str] = field(default_factory=dict)  # why runs are missing, by their id
+    steps: CalibratedSteps = field(default_factory=dict)  # what a budget in seconds came to
+    trials: Trials | None = None  # its searches, once there are any
 
     @property
     def study(self) -> Study:
@@ -209,46 +213,90 @@ class StudyDriver:
         if waiting:
             self._train_teachers()
             self._cache_teachers()
-        steps = self._steps()
-        chosen = chosen_of(read_tuned(self.folder))
+        self.steps = self._steps()
         if self.study.tuning is not None and waiting:
-            trials = Trials(self.study, self.folder, steps, leave_out=self.stuck)
-            try:
-                first = trials.first()
-                if first:
-                    self._schedule().do("choosing options", first, trials.next_jobs)
-                self.progress.forget_waiting("trial")
-                chosen = trials.chosen()
-                self.stuck |= trials.failed
-            finally:
-                trials.close()
-        return plan_of(self.study, self.folder, chosen, steps)
+            self._tune()
+        return self._plan_with_options()
 
     def run(self, plan: StudyPlan) -> dict[str, str]:
         """Do the runs that are not done; returns why some are missing."""
-        jobs = []
-        failures = {}
+        write(self.folder.plan, _plan_file(plan, self.folder))
         # All methods of a seed before the next seed: a table of fewer seeds is there early, and paired.
-        for run in sorted(plan.runs, key=lambda run: self.study.seeds.index(run.seed)):
+        jobs = [job for seed in self.study.seeds for job in self._runs(plan, seed)]
+        if jobs:
+            self._schedule().do("running", jobs, self._note_failure)
+        return self.failures
+
+    def _plan_with_options(self) -> StudyPlan:
+        return plan_of(self.study, self.folder, chosen_of(read_tuned(self.folder)), self.steps)
+
+    def _tune(self) -> None:
+        """Choose options. Where each seed has its own, its runs follow at once: a table of fewer seeds is there early."""
+        assert self.study.tuning is not None
+        self.trials = trials = Trials(self.study, self.folder, self.steps, leave_out=self.stuck)
+        try:
+            if self.study.tuning.repeat == "once":
+                if first := trials.first():
+                    self._schedule().do("choosing options", first, trials.next_jobs)
+                trials.chosen()
+            else:
+                trials.chosen()
+                self._tune_by_seed(trials)
+            self.progress.forget_waiting("trial")
+        finally:
+            trials.close()
+
+    def _tune_by_seed(self, trials: Trials) -> None:
+        def runs(seed: int) -> list[Job]:
+            trials.chosen()
+            return self._runs(self._plan_with_options(), seed)
+
+        def next_jobs(job: Job, outcome: Outcome) -> list[Job]:
+            if job.kind == "run":
+                return self._note_failure(job, outcome)
+            seed = trials.seed_of(job)
+            more = trials.next_jobs(job, outcome)
+            return more or (runs(seed) if trials.over(seed) else [])
+
+        first = [job for seed in self.study.seeds for job in trials.first(seed) or runs(seed)]
+        if first:
+            self._schedule().do("choosing options and running, seed by seed", first, next_jobs)
+
+    def _runs(self, plan: StudyPlan, seed: int) -> list[Job]:
+        """The runs of a seed that are to be done; for those that cannot be, the reason is kept."""
+        jobs = []
+        for run in plan.runs:
+            if run.seed != seed:
+                continue
             out = self.folder.run(run.pair, run.method, run.seed)
             content = json.loads(run.recipe.model_dump_json())
             job = Job(run.id, "run", content, str(out), threads=threads_of(content))
             self.progress.add([job])
-            reason = self.stuck.get((run.pair, run.method))
             state = self.progress.jobs[run.id]
             if _finished(self.folder, run):
-                state.status = "done"
-                state.set_value(read_object(out / "summary.json"), self.study.measure)
-            elif reason is not None:
-                failures[run.id] = reason
-                state.status, state.reason = "failed", reason
-            else:
-                jobs.append(job)
-        write(self.folder.plan, _plan_file(plan, self.folder))
-        if jobs:
-            ended = self._schedule().do("running", jobs)
-            failures |= {outcome.id: outcome.reason for outcome in ended if outcome.ending != "done"}
-        return failures
+                if state.status != "done":
+                    state.status = "done"
+                    state.set_value(read_object(out / "summary.json"), self.study.measure)
+            elif run.id not in self.failures:
+                reason = self._why_not(run)
+                if reason is None:
+                    jobs.append(job)
+                else:
+                    self.failures[run.id] = reason
+                    state.status, state.reason = "failed", reason
+        return jobs
+
+    def _why_not(self, run: PlannedRun) -> str | None:
+        """Why a run cannot be done; None where it can."""
+        if (reason := self.stuck.get((run.pair, run.method))) is not None or self.trials is None:
+            return reason
+        method = next(each for each in self.study.methods if each.name == run.method)
+        return self.trials.failure(run.pair, self.study.tuned_by(method).name, run.seed)
+
+    def _note_failure(self, job: Job, outcome: Outcome) -> list[Job]:
+        if outcome.ending != "done":
+            self.failures[job.id] = outcome.reason
+        return []
 
     def _train_teachers(self) -> None:
         jobs = []

@@ -705,11 +705,11 @@ class Search:
 
 
 def searches(study: Study) -> list[Search]:
-    """Every search of a study: of each method but those that another's trials choose for."""
+    """Every search of a study, seed by seed: of each method but those that another's trials choose for."""
     assert study.tuning is not None
     seeds = study.seeds if study.tuning.repeat == "per_seed" else (None,)
     own = [(pair, method) for pair, method in pairs_and_methods(study) if study.tuned_by(method) is method]
-    return [Search(pair, method, seed) for pair, method in own for seed in seeds]
+    return [Search(pair, method, seed) for seed in seeds for pair, method in own]
 
 
 def trial_content(
@@ -823,7 +823,7 @@ class Trials:
         self._contents: dict[Search, RecipeContent] = {}
         self._tuners: dict[Search, Tuner] = {}
         self._asked: dict[str, tuple[Search, Proposal]] = {}
-        self.failed: dict[PairAndName, str] = {}
+        self._failed: dict[tuple[str, str, int | None], str] = {}
         for search in searches(study):
             if _entry(self._kept, search) is not None or search.where in leave_out:
                 continue
@@ -842,9 +842,34 @@ class Trials:
                 run_seed=search.seed,
             )
 
-    def first(self) -> list[Job]:
-        """The trial that comes next in each search."""
-        return [job for search in self._tuners for job in self._next(search)]
+    def first(self, seed: int | None = None) -> list[Job]:
+        """The trial that comes next in each search; of a seed, where each is tuned anew."""
+        return [job for search in self._of(seed) for job in self._next(search)]
+
+    def over(self, seed: int | None = None) -> bool:
+        """Whether no trial is to come; of a seed, where each is tuned anew."""
+        return all(self._tuners[search].done or self._key(search) in self._failed for search in self._of(seed))
+
+    def seed_of(self, job: Job) -> int:
+        """The seed of a trial under way, where each seed is tuned anew."""
+        seed = self._asked[job.id][0].seed
+        assert seed is not None
+        return seed
+
+    def failure(self, pair: str, tuned_by: str, seed: int) -> str | None:
+        """Why a run has no options to run with; None where it has.
+
+        Args:
+            tuned_by: the method whose trials choose for it.
+        """
+        return self._failed.get((pair, tuned_by, seed)) or self._failed.get((pair, tuned_by, None))
+
+    def _of(self, seed: int | None) -> list[Search]:
+        return [search for search in self._tuners if search.seed == seed]
+
+    @staticmethod
+    def _key(search: Search) -> tuple[str, str, int | None]:
+        return (*search.where, search.seed)
 
     def next_jobs(self, job: Job, outcome: Outcome) -> list[Job]:
         """Record how a trial of a search ended; returns the next one.
@@ -855,7 +880,7 @@ class Trials:
         """
         search, proposal = self._asked.pop(job.id)
         if outcome.ending in ("crashed", "bad_input", "out_of_memory"):
-            self.failed[search.where] = f"a trial of it failed: {outcome.reason}"
+            self._failed[self._key(search)] = f"a trial of it failed: {outcome.reason}"
             return []
         value = score(outcome.result, self._measure) if outcome.ending == "done" else None
         self._tuners[search].tell(proposal.number, value)
@@ -869,7 +894,7 @@ class Trials:
             try:
                 values, value = tuner.best()
             except RunFailed as error:
-                self.failed[search.where] = str(error)
+                self._failed[self._key(search)] = str(error)
                 continue
             found = {
                 "trials": tuner.trials,
