@@ -231,7 +231,7 @@ class StudyDriver:
         return plan_of(self.study, self.folder, chosen_of(read_tuned(self.folder)), self.steps)
 
     def _tune(self) -> None:
-        """Choose options. Where each seed has its own, its runs follow at once: a table of fewer seeds is there early."""
+        """Choose options. Where each seed has its own, its runs follow: a table of fewer seeds is there early."""
         assert self.study.tuning is not None
         self.trials = trials = Trials(self.study, self.folder, self.steps, leave_out=self.stuck)
         try:
