@@ -314,6 +314,19 @@ class PairFamilies(JsonObject):
     all: ComparisonFamily
 
 
+class ContrastResult(JsonObject):
+    """The mean of some methods less the mean of others, on a pair or between two."""
+
+    name: str
+    note: str = ""
+    of: Items[str]
+    less: Items[str]
+    between: Couple[str] | None = None
+    pair: str | None
+    planned: bool
+    comparison: ComparisonResult
+
+
 class FriedmanResult(JsonObject):
     """Friedman's test with Iman and Davenport's F."""
 
@@ -486,6 +499,7 @@ class StudyResults(JsonFile):
     runs: OptionalItems[RunResult] = ()
     cell_results: OptionalItems[CellResult] = Field(default=(), alias="cells")
     families: OptionalItems[PairFamilies] = ()
+    contrasts: OptionalItems[ContrastResult] = ()
     ranks: RanksResult | None = None
     incremental: OptionalItems[PairTasks] = ()
     conclusions: OptionalItems[str] = ()
@@ -543,6 +557,11 @@ class StudyResults(JsonFile):
                     where = f"families.{place}.{kind}.comparisons.{number}"
                     _check_known(f"{where}.method", one.method, self.names)
                     _check_known(f"{where}.against", one.against, self.names)
+        for place, contrast in enumerate(self.contrasts):
+            for name in (*contrast.of, *contrast.less):
+                _check_known(f"contrasts.{place}", name, self.names)
+            for pair in contrast.between or (contrast.pair,):
+                _check_known(f"contrasts.{place}.pair", pair or "", pairs)
         if self.ranks is not None:
             for name in [*self.ranks.names, *(name for bar in self.ranks.bars for name in bar)]:
                 _check_known("ranks.names", name, self.names)

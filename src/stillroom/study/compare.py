@@ -106,7 +106,8 @@ def compare(study: Study, out: Path, make_engine: EngineMaker, observer: StudyOb
     try:
         # Again, under the lock: another process may have begun another study meanwhile.
         _check_folder(folder, study)
-        if not folder.study.exists():
+        # Contrasts may be written down until the first run begins: trials and teachers do not answer them.
+        if not folder.study.exists() or not any(folder.runs.glob("*")):
             write_text(folder.study, _as_yaml(study), checksum=True)
         if study.tuning is not None:
             TrialStore(study.tuning.storage, folder.path).close()  # one that cannot be used is refused here
@@ -154,7 +155,8 @@ def _check_folder(folder: StudyFolder, study: Study) -> None:
     except (ValueError, RecursionError, yaml.YAMLError):
         raise BadInput("--out", str(folder.study), "a readable study.yaml") from None
     old, new = flatten(before), flatten(study.as_dict())
-    changed = [key for key in new | old if new.get(key) != old.get(key)]
+    # What is asked of the runs afterwards changes none of them; the report says which was asked later.
+    changed = [key for key in new | old if new.get(key) != old.get(key) and key.split(".")[0] != "contrasts"]
     if changed:
         shown = "; ".join(
             f"{key} is {shorten(new.get(key), 60)}, was {shorten(old.get(key), 60)}" for key in changed[:3]

@@ -230,6 +230,30 @@ class SweepConfig(Config):
         return self
 
 
+class Contrast(Config):
+    """A planned comparison: the mean of some methods less the mean of others, at each seed."""
+
+    name: str = Field(min_length=1, max_length=60, description="What the report calls it.")
+    of: tuple[str, ...] = Field(min_length=1, description="Methods whose mean is taken at each seed.")
+    less: tuple[str, ...] = Field(min_length=1, description="Methods whose mean is subtracted at the same seed.")
+    between: tuple[str, str] | None = Field(
+        None,
+        description="Two pairs: the difference on the first less that on the second, an interaction; left out: the "
+        "difference on each pair by itself.",
+    )
+    note: str = Field("", max_length=400, description="A sentence about it, for the report.")
+
+    @model_validator(mode="after")
+    def _sides_differ(self) -> Contrast:
+        names = [*self.of, *self.less]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"each method once in `of` and `less`, but {twice!r} is there {names.count(twice)} times")
+        if self.between is not None and self.between[0] == self.between[1]:
+            raise ValueError(f"two different pairs in `between`, not {self.between[0]!r} twice")
+        return self
+
+
 class TeacherRun(Config):
     """A teacher that the study itself trains first, once, from labels."""
 
@@ -325,6 +349,12 @@ class Study(Config):
     baseline: str | None = Field(None, description="The method that the others are compared with; left out: the first.")
     budget: RunBudget | None = Field(None, description="Length of each run; left out: the recipe's.")
     tuning: Tuning | None = Field(None, description="Trials of each method; left out: recipes as they are written.")
+    contrasts: tuple[Contrast, ...] = Field(
+        (),
+        max_length=100,
+        description="Planned comparisons of means of methods, corrected together on each pair; written down before "
+        "the first run, or the report calls them exploratory. Default: none.",
+    )
     allowed_differences: tuple[AllowedDifference, ...] = Field(
         (),
         description="What methods differ in on purpose, besides their losses, optimizer, schedule and clip_norm; "
@@ -362,6 +392,7 @@ class Study(Config):
             "method": [method.name for method in self.methods],
             "pair": [pair.name for pair in self.model_pairs],
             "teacher": [teacher.name for teacher in self.teachers],
+            "contrast": [contrast.name for contrast in self.contrasts],
         }
         for what, names in named.items():
             folded = [name.casefold() for name in names]  # some file systems do not tell cases apart
@@ -373,6 +404,15 @@ class Study(Config):
         names = [method.name for method in self.methods]
         if self.baseline is not None and self.baseline not in names:
             raise ValueError(f"a method as baseline, not {self.baseline!r} ({nearest(self.baseline, names)})")
+        for contrast in self.contrasts:
+            for field, known in (("of", names), ("less", names), ("between", named["pair"])):
+                unknown = next((one for one in getattr(contrast, field) or () if one not in known), None)
+                if unknown is not None:
+                    what = "pairs" if field == "between" else "methods"
+                    hint = nearest(unknown, known) if known else "the study has no model_pairs"
+                    raise ValueError(
+                        f"the study's {what} in contrasts.{contrast.name}.{field}, not {unknown!r} ({hint})"
+                    )
         if self.tuning is None and any(method.tune for method in self.methods):
             raise ValueError("tuning.trials with a method's tune")
         if self.tuning is not None and self.tuning.by not in (None, *names):
@@ -415,13 +455,16 @@ class Study(Config):
             for name in ("by", "repeat", "pruning"):
                 if content["tuning"].get(name) in (None, "once"):
                     content["tuning"].pop(name, None)
+        # As in results.json: the hash of a study without one does not know the field.
         if self.sweep is None:
-            del content["sweep"]  # as in results.json: the hash of a study without one does not know the field
+            del content["sweep"]
+        if not self.contrasts:
+            del content["contrasts"]
         return content
 
     def hash(self) -> str:
-        """SHA-256 of the study's content, 64 hex digits."""
-        return digest(canonical_json(self.as_dict()))
+        """SHA-256 of what decides the runs, 64 hex digits: contrasts are asked of them afterwards."""
+        return digest(canonical_json({key: value for key, value in self.as_dict().items() if key != "contrasts"}))
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:

@@ -37,6 +37,7 @@ class StudyFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.study = path / "study.yaml"  # the resolved study
+        self.runs = path / "runs"  # the folders of its runs
         self.plan = path / "plan.json"  # the runs that it comes to
         self.tuned = path / "tuned.json"  # what the trials chose
         self.calibration = path / "calibration.json"  # steps that a budget in seconds came to
@@ -53,7 +54,7 @@ class StudyFolder:
 
     def run(self, pair: str, method: str, seed: int) -> Path:
         """The folder of a run."""
-        return self.path / "runs" / pair / method / f"seed-{seed}"
+        return self.runs / pair / method / f"seed-{seed}"
 
     def preparation(self, pair: str, method: str) -> Path:
         """Where a method's jobs before its runs on a pair write."""

@@ -25,6 +25,7 @@ from stillroom.study.collect import (
     why_no_measure,
 )
 from stillroom.study.config import MEASURES, ModelPair, Study, StudyMeasure
+from stillroom.study.contrasts import ContrastFinding, find_contrasts
 from stillroom.study.equality import Inequality, checked_fields, fields_of, inequalities, timed
 from stillroom.study.plan import StudyFolder, StudyPlan, resolve_path, sweep_values
 from stillroom.study.statistics import (
@@ -111,7 +112,9 @@ def results_of(
     families = {name: one.baseline for name, one in stats.items()}
     tested = ranked if len(stats) > 1 and ranks.friedman is not None else None
     in_tasks = _in_tasks(study, collected.runs, level)
-    conclusions = conclude(study, measure, unequal, collected.missing, families, tested, collected.runs)
+    by_pair = {name: one.values for name, one in stats.items()}
+    contrasts = find_contrasts(study, folder, by_pair, unequal) if study.contrasts else []
+    conclusions = conclude(study, measure, unequal, collected.missing, families, tested, collected.runs, contrasts)
     return {
         "schema": 1,
         "name": study.name,
@@ -156,6 +159,7 @@ def results_of(
             {"pair": pair, "baseline": _family(one.baseline, measure), "all": _family(one.every, measure)}
             for pair, one in stats.items()
         ],
+        **({"contrasts": [one.as_dict(measure) for one in contrasts]} if contrasts else {}),
         "ranks": {**asdict(ranks), "text": ranked},
         **({"incremental": in_tasks} if in_tasks else {}),
         "conclusions": conclusions,
@@ -442,6 +446,7 @@ def conclude(
     families: Mapping[str, HolmFamily],
     ranked: str | None = None,
     runs: Sequence[FinishedRun] = (),
+    contrasts: Sequence[ContrastFinding] = (),
 ) -> list[str]:
     """The study's findings as sentences.
 
@@ -451,11 +456,13 @@ def conclude(
         families: by pair, the comparisons with the baseline; those of unequal runs without a claim.
         ranked: the ranks over all pairs that may be ranked, in words; None where they tell nothing.
         runs: those that are finished: what of them has no such figure is said.
+        contrasts: what was planned: it comes before the comparisons with the baseline.
 
     Returns:
         Sentences; those of the comparisons in the order of pairs and methods.
     """
     sentences = [*_doubts(study, unequal, missing), *_undefined(study, measure, runs)]
+    sentences += [one.sentence(measure, several_pairs=bool(study.model_pairs)) for one in contrasts]
     comparisons = [(pair, one) for pair, family in families.items() for one in family.comparisons]
     if not comparisons:
         sentences.append("There is one method: nothing is compared.")
@@ -474,7 +481,10 @@ def conclude(
         sentences.append(f"{ranked}.")
     if study.tuning is not None:
         sentences.append(tuning_info(study)["text"])
-    if any(one.plan is not None and one.plan.why is None for _, one in comparisons):
+    if any(
+        one.plan is not None and one.plan.why is None
+        for one in [*(each.comparison for each in contrasts), *(one for _, one in comparisons)]
+    ):
         sentences.append(PLANNING_CAUTION)
     return sentences
 

@@ -110,24 +110,32 @@ def table_csv(results: Results) -> str:
 
 
 def comparisons_csv(results: Results) -> str:
-    """``comparisons.csv``: every paired difference, to the baseline and between all."""
+    """``comparisons.csv``: every paired difference: to the baseline, between all, and the planned contrasts."""
     header = ["pair", "family", "method", "against", "count", "difference", "low", "high", "sd", "d_z", "p"]
     header += ["comparisons", "holm_p", "family_low", "family_high", "equal", "verdict", "better", "seeds_to_settle"]
     header += ["text"]
+    every = [
+        (family["pair"], kind, one)
+        for family in results["families"]
+        for kind in ("baseline", "all")
+        for one in family[kind]["comparisons"]
+    ]
+    every += [
+        (one["pair"] or " − ".join(one["between"]), f"contrast {one['name']}", one["comparison"])
+        for one in results.get("contrasts", ())
+    ]
     rows = []
-    for family in results["families"]:
-        for kind in ("baseline", "all"):
-            for one in family[kind]["comparisons"]:
-                found, plan = one["difference"] or {}, one["plan"] or {}
-                rows.append(
-                    [
-                        *(family["pair"], kind, one["method"], one["against"]),
-                        *(found.get(name) for name in ("count", "mean", "low", "high", "sd", "effect", "p")),
-                        *(one[name] for name in ("family", "holm_p", "family_low", "family_high", "equal")),
-                        *(_claim(one), one["better"], plan.get("seeds")),
-                        one["text"],
-                    ]
-                )
+    for pair, kind, one in every:
+        found, plan = one["difference"] or {}, one["plan"] or {}
+        rows.append(
+            [
+                *(pair, kind, one["method"], one["against"]),
+                *(found.get(name) for name in ("count", "mean", "low", "high", "sd", "effect", "p")),
+                *(one[name] for name in ("family", "holm_p", "family_low", "family_high", "equal")),
+                *(_claim(one), one["better"], plan.get("seeds")),
+                one["text"],
+            ]
+        )
     return csv_text(header, rows)
 
 

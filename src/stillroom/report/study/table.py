@@ -239,6 +239,42 @@ def verdict(found: ComparisonResult | None, measure: MeasureInfo, baseline: str,
     return Number("undecided", small, "0")
 
 
+def contrast_table(study: StudyResults) -> Values | None:
+    """The planned contrasts in their families, drawn on one scale with its zero; None where there are none."""
+    if not study.contrasts:
+        return None
+    measure = study.measure
+    differences = [one.comparison.difference for one in study.contrasts]
+    drawn = [(each.mean, each.low, each.high) for each in differences if each is not None]
+    scaling = scale([*drawn, (0.0, None, None)]) if drawn else None
+    rows = []
+    for one, found in zip(study.contrasts, differences, strict=True):
+        decision = verdict(one.comparison, measure, study.baseline)
+        if one.comparison.verdict != "undecided":
+            side = "better" if (one.comparison.verdict == "higher") == measure.higher_is_better else "worse"
+            # Of a difference of differences, neither side is the better one.
+            decision = Number(decision.text, side if one.between is None else "", decision.sort)
+        rows.append(
+            Values(
+                name=one.name,
+                note=one.note,
+                where=one.pair or " less ".join(one.between or ()),
+                sides=(", ".join(one.of), ", ".join(one.less)),
+                is_mean=(len(one.of) > 1, len(one.less) > 1),
+                is_planned=one.planned,
+                is_baseline=False,
+                dot=scaling.dot(found.mean, found.low, found.high) if scaling and found is not None else None,
+                difference=_difference(one.comparison, measure),
+                holm_p=_number(one.comparison.holm_p, p_value),
+                verdict=decision,
+                tone="" if one.between is not None else tone(one.comparison, measure),
+                text=one.comparison.text,
+                seeds=whole(found.count) if found is not None else "0",
+            )
+        )
+    return Values(rows=tuple(rows), scale=scaling, baseline_at=scaling.at(0.0) if scaling else None)
+
+
 def tone(found: ComparisonResult | None, measure: MeasureInfo) -> str:
     """How a verdict is coloured: gained, lost, or not at all."""
     if found is None or found.verdict == "undecided":

@@ -4,7 +4,8 @@ Over plain numbers (points, nats, any unit):
 
 - :func:`interval`: the mean of one method over its seeds.
 - :func:`paired_difference`: two methods, the same seeds.
-- :func:`against_baseline`, :func:`between_all`: a family of such differences, Holm-corrected, each with a verdict.
+- :func:`against_baseline`, :func:`between_all`, :func:`planned_contrasts`: a family of such differences,
+  Holm-corrected, each with a verdict.
 - :func:`seeds_to_settle`: how many seeds would settle what is undecided; for planning only.
 - :func:`ranks_across_pairs`: ranks over several data sets or teachers, and what a critical-difference diagram shows.
 
@@ -27,6 +28,7 @@ from stillroom.study.statistics.paired import (
     between_all,
     interval,
     paired_difference,
+    planned_contrasts,
     seeds_to_settle,
 )
 from stillroom.study.statistics.ranks import AverageRanks, FriedmanTest, friedman, nemenyi, ranks_across_pairs
@@ -34,5 +36,5 @@ from stillroom.study.statistics.ranks import AverageRanks, FriedmanTest, friedma
 __all__ = [
     "PLANNING_CAUTION", "AverageRanks", "FriedmanTest", "HolmFamily", "PairedComparison", "PairedDifference",
     "SeedEstimate", "SeedMean", "against_baseline", "between_all", "friedman", "interval", "nemenyi",
-    "paired_difference", "ranks_across_pairs", "seeds_to_settle",
+    "paired_difference", "planned_contrasts", "ranks_across_pairs", "seeds_to_settle",
 ]  # fmt: skip
