@@ -21,7 +21,7 @@ from stillroom.study.engine import jobs
 from stillroom.study.engine.base import Outcome
 from stillroom.study.engine.in_process import InProcessEngine
 from stillroom.study.plan import StudyFolder
-from stillroom.study.progress import StudyObserver
+from stillroom.study.progress import StudyObserver, StudyProgress
 from study.small import small, study_file, tables_of
 
 
@@ -154,6 +154,26 @@ def test_a_method_whose_process_dies_harms_no_other(tmp_path: Path, at: str) -> 
     # What died said nothing of its options, and the study goes on where it stopped.
     again = compare(study, tmp_path / "s", lambda folder, threads: InProcessEngine())
     assert again.sound, again.results["inequalities"]
+
+
+@pytest.mark.parametrize("repeat", ["once", "per_seed"])
+def test_trials_made_before_are_not_waited_for(tmp_path: Path, repeat: str) -> None:
+    class Watching(StudyObserver):
+        seen: list[set[str]]
+
+        def refresh(self, progress: StudyProgress) -> None:
+            self.seen.append({state.id for state in progress.of_kind("trial")})
+
+    tuning = {"trials": 3, "repeat": repeat, "space": {"training.optimizer.lr": {"low": 0.01, "high": 0.3}}}
+    study = parse_study(small(seeds=[0], tuning=tuning))
+    seed = "" if repeat == "once" else "seed-0/"
+    compare(study, tmp_path / "s", lambda folder, threads: Dying(f"trial/all/kl/{seed}2"))
+    watching = Watching()
+    watching.seen = []
+    compare(study, tmp_path / "s", lambda folder, threads: InProcessEngine(), watching)
+    # The teacher's answers come first, while no search is read yet.
+    assert {f"trial/all/kl/{seed}2"} in watching.seen
+    assert watching.seen[-1] == {f"trial/all/kl/{seed}2"}
 
 
 def test_a_study_may_move_while_it_is_half_done(tmp_path: Path, whole: Path) -> None:

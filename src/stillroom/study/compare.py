@@ -236,6 +236,7 @@ class StudyDriver:
         """Choose options. Where each seed has its own, its runs follow: a table of fewer seeds is there early."""
         assert self.study.tuning is not None
         self.trials = trials = Trials(self.study, self.folder, self.steps, leave_out=self.stuck)
+        self.progress.forget_waiting(trials.made())
         try:
             if self.study.tuning.repeat == "once":
                 if first := trials.first():
@@ -244,7 +245,7 @@ class StudyDriver:
             else:
                 trials.chosen()
                 self._tune_by_seed(trials)
-            self.progress.forget_waiting("trial")
+            self.progress.forget_waiting([state.id for state in self.progress.of_kind("trial")])
         finally:
             trials.close()
 

@@ -7,7 +7,7 @@ import os
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -104,11 +104,9 @@ class StudyProgress:
             tasks = int((job.recipe.get("incremental") or {}).get("tasks") or 1)
             state.length = {unit: tasks * int(training[unit]) for unit in ("epochs", "steps") if training.get(unit)}
 
-    def forget_waiting(self, kind: str) -> None:
-        """Jobs of a kind that were expected, and that nobody will do."""
-        self.jobs = {
-            name: state for name, state in self.jobs.items() if (state.kind, state.status) != (kind, "waiting")
-        }
+    def forget_waiting(self, ids: Collection[str]) -> None:
+        """Jobs that were expected, and that nobody will do."""
+        self.jobs = {name: state for name, state in self.jobs.items() if state.status != "waiting" or name not in ids}
 
     def job_started(self, job: Job) -> None:
         """A job was handed to a process."""

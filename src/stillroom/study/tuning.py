@@ -842,6 +842,10 @@ class Trials:
                 run_seed=search.seed,
             )
 
+    def made(self) -> list[str]:
+        """The jobs of trials that were made before, by another driver."""
+        return [f"{search.id}/{trial.number}" for search, tuner in self._tuners.items() for trial in tuner.finished]
+
     def first(self, seed: int | None = None) -> list[Job]:
         """The trial that comes next in each search; of a seed, where each is tuned anew."""
         return [job for search in self._of(seed) for job in self._next(search)]
