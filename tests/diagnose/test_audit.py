@@ -3309,3 +3309,16 @@ def test_a_teacher_is_traced_as_it_is_without_the_audit() -> None:
         loop.run()
     assert not problems(watched.diagnosis)
     assert "teacher_mode" in {each.check for each in watched.diagnosis.findings}
+
+
+@pytest.mark.parametrize(("optimizer", "verdict"), [(torch.optim.AdamW, "warning"), (torch.optim.SGD, "problem")])
+def test_a_factor_of_the_whole_loss_matters_where_the_optimizer_feels_it(
+    optimizer: type[torch.optim.Optimizer], verdict: str
+) -> None:
+    def averaged_over_classes(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return 16 * F.kl_div(F.log_softmax(z / 4, 1), F.softmax(t / 4, 1), reduction="mean")
+
+    loop = Loop(loss=averaged_over_classes, optimizer=lambda loop: optimizer(loop.student.parameters(), lr=0.01))  # type: ignore[call-arg]
+    (found,) = [finding for finding in loop.diagnosis().findings if finding.check == "loss_scale"]
+    assert found.verdict == verdict
+    assert ("AdamW divides gradients by their size" in found.summary) == (verdict == "warning")

@@ -27,6 +27,8 @@ from stillroom.diagnose.checks.loss.identify import (
 from stillroom.diagnose.checks.loss.words import formula, number, scale_remedy, scale_words, textbook_kl
 from stillroom.schema.diagnosis import Remedy, Verdict
 
+# Optimizers whose steps do not depend on a factor of the whole loss.
+ADAPTIVE = {"Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta", "Adafactor", "Lion", "Muon"}
 SCALES = (0.5, 1.0, 3.0, 8.0)
 # Draws at each scale, and rows of each draw that are fitted.
 DRAWS, ROWS = 2, 8
@@ -659,10 +661,18 @@ def loss_scale(context: LoopContext) -> CheckResult:
     heard = [term for term in named[0] if term.coefficient]
     different = len(heard) > 1 and len({f"{term.factor or 1:.3g}" for term in heard}) > 1
     by_classes = any("classes" in reason for term in wrong for reason in term.reasons)
-    verdict: Verdict = "problem" if different or by_classes else "warning"
     whole = all(sum(each.student for each in backward.terms) <= len(named[0]) for _, backward in context.described)
-    rate = verdict == "warning" and whole
-    also = " All of the loss has this factor, so that it acts as a learning rate." if rate else ""
+    optimizers = {step.optimizer for step in context.steps}
+    rescales = whole and not different and optimizers <= ADAPTIVE
+    verdict: Verdict = "problem" if different or (by_classes and not rescales) else "warning"
+    also = ""
+    if verdict == "warning" and whole:
+        acts = (
+            f"and {min(optimizers)} divides gradients by their size"
+            if rescales
+            else "so that it acts as a learning rate"
+        )
+        also = f" All of the loss has this factor, {acts}."
     return CheckResult(
         verdict,
         f"{formula(named[0])}, {scale_words(wrong)}.{also}",
