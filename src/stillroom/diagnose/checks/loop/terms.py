@@ -27,8 +27,8 @@ from stillroom.diagnose.checks.loss.identify import (
 from stillroom.diagnose.checks.loss.words import formula, number, scale_remedy, scale_words, textbook_kl
 from stillroom.schema.diagnosis import Remedy, Verdict
 
-# Optimizers whose steps do not depend on a factor of the whole loss.
-ADAPTIVE = {"Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta", "Adafactor", "Lion", "Muon"}
+# What stands in the names of optimizers whose steps do not depend on a factor of the whole loss.
+ADAPTIVE = ("Adam", "RMSprop", "Adagrad", "Adadelta", "Adafactor", "Lion", "Muon", "LAMB", "Lamb")
 SCALES = (0.5, 1.0, 3.0, 8.0)
 # Draws at each scale, and rows of each draw that are fitted.
 DRAWS, ROWS = 2, 8
@@ -663,7 +663,7 @@ def loss_scale(context: LoopContext) -> CheckResult:
     by_classes = any("classes" in reason for term in wrong for reason in term.reasons)
     whole = all(sum(each.student for each in backward.terms) <= len(named[0]) for _, backward in context.described)
     optimizers = {step.optimizer for step in context.steps}
-    rescales = whole and not different and optimizers <= ADAPTIVE
+    rescales = whole and not different and all(any(part in each for part in ADAPTIVE) for each in optimizers)
     verdict: Verdict = "problem" if different or (by_classes and not rescales) else "warning"
     also = ""
     if verdict == "warning" and whole:
