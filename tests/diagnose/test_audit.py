@@ -271,6 +271,13 @@ def by_hand(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(z, y) + (t.softmax(1) * (t.log_softmax(1) - z.log_softmax(1))).sum(1).mean()
 
 
+def some_labels(loop: Loop, z: Tensor, y: Tensor) -> Tensor:
+    """The labels' term of batches of which every third has no labelled row."""
+    loop.extra = (loop.extra or 0) + 1
+    rows = torch.arange(len(y)) < (5 if loop.extra % 3 else 0)
+    return F.cross_entropy(z[rows], y[rows])
+
+
 def finite_only(loop: Loop, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     if torch.isfinite(loss):
         optimizer.zero_grad()
@@ -804,6 +811,10 @@ FAULTS: dict[str, tuple[str, Callable[[], Loop]]] = {
     "input turned for the teacher": ("teacher_input", lambda: Loop(ask=turned)),
     "weights zipped with other terms": ("weights_swapped", lambda: Loop(loss=zipped)),
     "a map of one place": ("target_constant", lambda: Loop(loss=one_place)),
+    "a mean over no rows, whose step is left out": (
+        "skipped_steps",
+        lambda: Loop(loss=lambda loop, z, t, y: kd(z, t) + some_labels(loop, z, y), step=finite_only, steps=40),
+    ),
     "losses that are not finite are left out": (
         "half_precision",
         lambda: Loop(ask=masked_in_half, loss=by_hand, step=finite_only),
@@ -1163,6 +1174,12 @@ HEALTHY: dict[str, Callable[[], Loop]] = {
     "frozen batch norm": lambda: Loop(before=frozen_norm),
     "stored answers": lambda: Loop(ask=lambda loop, x, number: stored(loop)[number]),
     "accumulated": lambda: Loop(step=accumulated),
+    "a mean over classes that K·τ² makes up for, on a ramp": lambda: Loop(
+        loss=lambda loop, z, t, y: (
+            (1 - 0.8 / 6) * F.cross_entropy(z, y)
+            + 0.8 / 6 * (CLASSES * 4.0**2 * F.kl_div(F.log_softmax(z / 4, 1), F.softmax(t / 4, 1), reduction="mean"))
+        )
+    ),
     "the mean of two teachers": lambda: Loop(ask=mean_of_two),
     "weights of [B]": lambda: Loop(loss=weighted),
     "each term's own backward, in parts": lambda: Loop(
@@ -1426,6 +1443,29 @@ NARROW: dict[str, tuple[Callable[[Tensor], Tensor], list[str]]] = {
     "split": (lambda z: z.split([2, 3], 1)[1], ["class_order"]),
     "by number": (lambda z: z.index_select(1, torch.arange(3)), []),
 }
+
+
+@pytest.mark.parametrize(("order", "found"), [([0, 1, 2], []), ([1, 4, 0], ["class_order"])])
+def test_the_order_of_a_teacher_that_knows_fewer_classes(order: list[int], found: list[str]) -> None:
+    old = nn.Linear(8, 3).eval()
+    with torch.no_grad():
+        old.weight.copy_(CENTRES[order])
+        old.bias.fill_(0.0)
+    loop = Loop(teacher=old, steps=24, loss=lambda loop, z, t, y: F.cross_entropy(z, y) + kd(z[:, :3], t, 2.0))
+    diagnosis = loop.diagnosis()
+    assert problems(diagnosis) == found
+    if found:
+        assert "classes 1, 4, 0, in this order" in diagnosis.problems[0].summary
+
+
+@pytest.mark.parametrize(("sides", "found"), [("both", []), ("student", ["loss_minimum"])])
+def test_classes_that_are_masked_on_one_side(sides: str, found: list[str]) -> None:
+    def other_classes(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        mask = 1000.0 * F.one_hot(y, CLASSES)
+        target = F.softmax(t / 4 - (mask if sides == "both" else 0), 1)
+        return F.cross_entropy(z, y) + 16 * F.kl_div(F.log_softmax(z / 4 - mask, 1), target, reduction="batchmean")
+
+    assert problems(Loop(loss=other_classes).diagnosis()) == found
 
 
 @pytest.mark.parametrize("form", NARROW)
@@ -3322,3 +3362,61 @@ def test_a_factor_of_the_whole_loss_matters_where_the_optimizer_feels_it(
     (found,) = [finding for finding in loop.diagnosis().findings if finding.check == "loss_scale"]
     assert found.verdict == verdict
     assert ("AdamW divides gradients by their size" in found.summary) == (verdict == "warning")
+
+
+def accumulated_epochs(made_for: int, stepped_by_batch: bool, kind: type[Any], stop: int | None) -> Diagnosis:
+    """Six epochs of twelve batches, four of which make a step; of a script that is stopped, the first steps alone."""
+    torch.manual_seed(0)
+    student, teacher = Student(), Teacher().eval()
+    y = torch.randint(CLASSES, (12 * ROWS,))
+    data = torch.utils.data.TensorDataset(CENTRES[y] + 0.3 * torch.randn(len(y), 8), y)
+    loader = torch.utils.data.DataLoader(data, batch_size=ROWS, shuffle=True)
+    made = 0
+    with audit() as watched:
+        optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+        more = {"max_lr": 0.05} if kind is torch.optim.lr_scheduler.OneCycleLR else {}
+        schedule = kind(optimizer, **{"total_steps" if more else "T_max": made_for}, **more)
+        for _epoch in range(6):
+            for number, (x, labels) in enumerate(loader, 1):
+                with torch.no_grad():
+                    t = teacher(x)
+                z = student(x)
+                ((F.cross_entropy(z, labels) + kd(z, t)) / 4).backward()
+                if number % 4 == 0:
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    made += 1
+                if stepped_by_batch or number % 4 == 0:
+                    schedule.step()
+            if stop is not None and made >= stop:
+                break
+    return watched.diagnosis
+
+
+@pytest.mark.parametrize("stop", [None, 9])
+@pytest.mark.parametrize(
+    ("made_for", "by_batch", "kind", "found"),
+    [
+        (18, True, torch.optim.lr_scheduler.CosineAnnealingLR, ["schedule"]),
+        (72, False, torch.optim.lr_scheduler.CosineAnnealingLR, ["schedule"]),
+        (72, False, torch.optim.lr_scheduler.OneCycleLR, ["schedule"]),
+        (18, False, torch.optim.lr_scheduler.CosineAnnealingLR, []),
+        (72, True, torch.optim.lr_scheduler.CosineAnnealingLR, []),
+        (18, False, torch.optim.lr_scheduler.OneCycleLR, []),
+    ],
+)
+def test_schedules_of_accumulated_batches(
+    made_for: int, by_batch: bool, kind: type[Any], found: list[str], stop: int | None
+) -> None:
+    assert problems(accumulated_epochs(made_for, by_batch, kind, stop)) == found
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "found"), [(1.0, 3.0, ["temperature_one_sided"]), (3.0, 3.0, []), (1.0, 1.0, [])]
+)
+def test_binary_temperatures_of_both_sides(student: float, teacher: float, found: list[str]) -> None:
+    def tags(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        hard = F.binary_cross_entropy_with_logits(z, F.one_hot(y, CLASSES).float())
+        return hard + F.binary_cross_entropy_with_logits(z / student, torch.sigmoid(t / teacher).detach())
+
+    assert problems(Loop(loss=tags).diagnosis()) == found

@@ -987,7 +987,7 @@ def _picked(nodes: Sequence[Node], source: Source, tape: Tape) -> Source:
 
 def _simplex(rows: Tensor) -> bool:
     """Whether all rows are probabilities."""
-    if rows.shape[-1] < 2 or (rows.numel() and not rows.amin().item() >= 0):
+    if rows.shape[-1] < 2 or not rows.numel() or not rows.amin().item() >= 0:
         return False
     return bool(((rows.sum(-1) - 1).abs() < 1e-3).all())
 
@@ -1059,6 +1059,8 @@ def oddities(tape: Tape, raw: Raw, learners: int, teachers: int) -> list[Oddity]
             add("softmax_of_probabilities", node, given)
         elif node.name in _COMPARES and _compares_class_number(tape, node):
             add("class_for_confidence", node, given)
+        elif node.name == "binary_cross_entropy_with_logits" and _binary_one_sided(tape, node):
+            add("binary_one_sided", node, given)
         if node.name in _MIXES:
             mixed = _mixes_rows(tape, raw, node)
             if mixed:
@@ -1073,11 +1075,25 @@ def oddities(tape: Tape, raw: Raw, learners: int, teachers: int) -> list[Oddity]
             elif first.dim() and bool((first > 1e-4).any()) and not _log_probabilities(first):
                 add("kl_div_input_logits", node, given)
             in_logs = bool(node.argument(5, "log_target", False))
+            if _masked_on_one_side(first, second.exp() if in_logs else second):
+                add("masked_on_one_side", node, given)
             if second.dim() and not in_logs and bool((second < 0).any()):
                 add("kl_div_target_logs" if _log_probabilities(second) else "kl_div_target_logits", node, target)
             elif second.dim() and in_logs and _simplex(second.reshape(-1, second.shape[-1])):
                 add("kl_div_log_target_probabilities", node, target)
     return found
+
+
+# No student that learns gives a class so small a log-probability: its logit was masked.
+_MASKED = -200.0
+
+
+def _masked_on_one_side(log_student: Tensor, target: Tensor) -> bool:
+    """Whether classes that are masked for the student have a share of the target's mass."""
+    if log_student.shape != target.shape:
+        return False
+    masked = (log_student < _MASKED) & log_student.isfinite()
+    return bool(masked.any()) and float(target[masked].sum()) > 0.01 * float(target.sum()) > 0
 
 
 def _combination(
@@ -1251,6 +1267,19 @@ def _after(tape: Tape, tensor: Tensor, name: str) -> bool:
     return before is not None and tape.nodes[before].name == name
 
 
+def _binary_one_sided(tape: Tape, node: Node) -> bool:
+    """Whether the logits of a binary cross-entropy and those of the sigmoids that it compares them with are divided
+    by different numbers."""
+    target = node.argument(1, "target")
+    index = tape.origin(target) if isinstance(target, Tensor) else None
+    while index is not None and tape.nodes[index].name in _PASSES | {"detach"} and tape.nodes[index].inputs:
+        index = tape.origin(tape.nodes[index].inputs[0])
+    if index is None or tape.nodes[index].name not in ("sigmoid", "sigmoid_"):
+        return False
+    student, teacher = (_divided_by(tape, each) for each in (node.inputs[0], tape.nodes[index].inputs[0]))
+    return abs(student / teacher - 1) > 0.01
+
+
 def _takes_softened(tape: Tape, node: Node, raw: Raw) -> bool:
     """Whether a labels' term takes logits that were divided for a softened term, which reads the same tensor."""
     target, given = node.argument(1, "target"), node.inputs[0]
@@ -1325,7 +1354,8 @@ def not_finite(tape: Tape, raw: Raw) -> tuple[str, str | None] | None:
         if node.call is not None:
             continue
         if any(each.is_floating_point() and bool(torch.isnan(each.detach()).any()) for each in node.outputs):
-            return node.name, node.where
+            empty = any(not each.numel() for each in node.inputs)
+            return f"{node.name} of no rows" if empty else node.name, node.where
     if raw.loss.numel() == 1 and not bool(torch.isfinite(raw.loss.detach())):
         return "the loss", raw.place
     for node in (tape.nodes[i] for i in raw.nodes):

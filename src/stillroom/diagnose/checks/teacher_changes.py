@@ -125,16 +125,21 @@ def assign_columns(
     guess: Tensor, labels: Tensor, num_classes: int, num_logits: int, order: Tensor | None = None
 ) -> Tensor:
     """For each class a column of its own, so that as many images as possible are classified correctly: int64 [K]."""
-    # Slow to import, and needed here alone.
-    from scipy.optimize import linear_sum_assignment
-
     counts = torch.bincount(labels * num_logits + guess, minlength=num_classes * num_logits)
     counts = counts.view(num_classes, num_logits).double()
     now = torch.arange(num_classes) if order is None else order
     if len(now):
         # Of equals, the present order stays.
         counts[torch.arange(num_classes), now] += 0.5
-    _, chosen = linear_sum_assignment(counts.numpy(), maximize=True)
+    return assign_columns_by(counts)
+
+
+def assign_columns_by(worth: Tensor) -> Tensor:
+    """For each row of [R, C], R ≤ C, a column of its own, so that the worths sum to the most: int64 [R]."""
+    # Slow to import, and needed here alone.
+    from scipy.optimize import linear_sum_assignment
+
+    _, chosen = linear_sum_assignment(worth.numpy(), maximize=True)
     return torch.from_numpy(chosen)
 
 

@@ -23,13 +23,14 @@ from stillroom.diagnose.checks.loop.context import (
     chance,
     most_common,
 )
-from stillroom.diagnose.checks.loop.record import Answers, CallFacts, Network, Step
+from stillroom.diagnose.checks.loop.record import Answers, CallFacts, NarrowTeacher, Network, Step
 from stillroom.diagnose.checks.loop.terms import read_labels, row_shift
 from stillroom.diagnose.checks.setup.initialisation import unused_norms
 from stillroom.diagnose.checks.teacher_changes import (
     GAIN,
     Trial,
     assign_columns,
+    assign_columns_by,
     compare,
     helpful,
     input_changes,
@@ -508,8 +509,10 @@ def _other_columns(context: LoopContext) -> CheckResult | None:
     share, _ = agreement(first)
     start = max(range(classes - count + 1), key=lambda each: agreement(each)[0] if agreement(each)[1] >= FEWEST else 0)
     best, seen = agreement(start)
-    if start == first or seen < FEWEST or not (best > 0.6 and best - share > 0.3):
-        return None
+    moved = start != first and seen >= FEWEST and best > 0.6 and best - share > 0.3
+    reordered = _other_order(known[0][0], named, labels, classes, agreement(first))
+    if not moved or (reordered is not None and reordered.evidence["reordered"] > best + 0.05):
+        return reordered
     return CheckResult(
         "problem",
         f"The teacher knows {count} of {classes} classes: {start} to {start + count - 1}, as it names {best:.0%} of "
@@ -521,6 +524,50 @@ def _other_columns(context: LoopContext) -> CheckResult | None:
         ),
         location=known[0][0].place,
     )
+
+
+def _other_order(
+    teacher: NarrowTeacher, named: Tensor, labels: Tensor, classes: int, now: tuple[float, int]
+) -> CheckResult | None:
+    """A teacher of fewer classes whose own order is another than that of the student's columns.
+
+    Args:
+        named: the column that the teacher names for each row.
+        labels: the label of each row.
+        classes: of the student.
+        now: the share that it names right of the rows whose labels are those of the columns that it is compared with,
+            and how many these are.
+    """
+    count, (share, own) = teacher.logits.shape[1], now
+    if own < FEWEST or share > 0.4:
+        return None
+    # By shares of each class: of an earlier task's classes a memory holds few rows.
+    table = torch.bincount(labels.clamp(min=0) * count + named, (labels >= 0).double(), classes * count)
+    table = table.view(classes, count)
+    rows = table.sum(1)
+    shares = torch.where(rows[:, None] >= _FEWEST_OF_CLASS, table / rows[:, None].clamp(min=1), 0.0)
+    columns = assign_columns_by(shares.T)
+    chosen = table[columns].sum(1)
+    best = float(table[columns, torch.arange(count)].sum() / chosen.sum().clamp(min=1))
+    if chosen.sum() < FEWEST or not (best > 0.6 and best - share > 0.3):
+        return None
+    order = columns.tolist()
+    return CheckResult(
+        "problem",
+        f"The teacher knows {count} of {classes} classes, and names {best:.0%} of the labels of classes "
+        f"{', '.join(map(str, order[:6]))}{' …' if count > 6 else ''}, in this order. Its answers are compared with "
+        f"the student's columns {teacher.first} to {teacher.first + count - 1}, of whose labels it names {share:.0%}.",
+        {"accuracy": share, "reordered": best, "rows": own, "first": teacher.first},
+        Remedy(
+            "Take the student's columns of the teacher's classes, in the teacher's order.",
+            code=f"student_logits = student_logits[:, {order if count <= 20 else 'order_of_the_teacher'}]",
+        ),
+        location=teacher.place,
+    )
+
+
+# Of fewer rows the share that a teacher names as one class is luck.
+_FEWEST_OF_CLASS = 5
 
 
 @check(

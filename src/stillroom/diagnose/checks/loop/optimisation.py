@@ -12,7 +12,7 @@ import torch
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.loop.context import LoopContext, most_common
-from stillroom.diagnose.checks.loop.record import Schedule, Step
+from stillroom.diagnose.checks.loop.record import BackwardFacts, Schedule, Step
 from stillroom.schema.diagnosis import Remedy
 
 
@@ -453,6 +453,20 @@ def _wrong_way(context: LoopContext, one: Schedule) -> CheckResult | None:
     )
 
 
+# Schedules that are made to come to their end with the training.
+_TO_AN_END = ("OneCycleLR", "CosineAnnealingLR", "LinearLR", "PolynomialLR")
+
+
+def _parts_of_a_step(context: LoopContext) -> float:
+    """How many losses of one line make a step, as in accumulation; 1 where each is followed by a step."""
+    counts = []
+    for step in context.steps:
+        places = [each.place for each in step.backwards]
+        if step.stepped and places and len(set(places)) == 1:
+            counts.append(len(places))
+    return float(median(counts)) if counts else 1.0
+
+
 @check(
     threshold="A schedule is stepped as often as it is made for; one that waits for a number to stop falling or rising "
     "is given one that does.",
@@ -507,6 +521,29 @@ def schedule(context: LoopContext) -> CheckResult:
             by_epoch,
             "T_max = epochs * len(loader)",
             where,
+        )
+    # Made for steps of the optimizer, and stepped with each part of an accumulated batch.
+    parts, micro = steps / made, epochs * (phase.loader_length or 0)
+    if one.period and one.name == "CosineAnnealingLR" and made > 5 and parts >= 1.5 and micro:
+        turns = micro / one.period
+        if abs(turns / parts - 1) < 0.15:
+            return problem(
+                f"{one.name} is made for {one.period} steps, as many as the optimizer makes, and is stepped "
+                f"{parts:.3g} times for each of them: the rate goes to its end and back {turns:.1f} times.",
+                "Step it where the optimizer is stepped.",
+                "optimizer.step()\nscheduler.step()",
+                where,
+            )
+    # The reverse: made for the batches, and stepped with each step of the optimizer.
+    group = _parts_of_a_step(context)
+    batchwise = one.period and micro and abs(one.period / micro - 1) < 0.15
+    if batchwise and group >= 2 and made > 5 and 0.8 <= parts <= 1.2 and one.name in _TO_AN_END:
+        return problem(
+            f"{one.name} is made for {one.period} steps, as many as there are batches, and is stepped once for every "
+            f"{group:g} of them: it comes to {1 / group:.0%} of its way.",
+            "Make it for the steps of the optimizer.",
+            "total_steps = epochs * math.ceil(len(loader) / accumulation_steps)",
+            one.place,
         )
     over = one.over_at
     # A decay that is over so soon is meant for epochs, however many it takes; another's end may be meant.
@@ -565,8 +602,20 @@ def schedule(context: LoopContext) -> CheckResult:
     return CheckResult("ok", f"{one.name} was stepped {steps} times in {made} steps.", evidence)
 
 
+LEFT_OUT = Limits(0.2, 0.2, "A batch in a hundred may fail by chance; of a fifth, training loses what they say.")
+
+
+def _is_left_out(backward: BackwardFacts) -> bool:
+    """Whether a loss in single precision is not finite itself, without a scaler's factor."""
+    return (
+        backward.value is not None and not math.isfinite(backward.value) and not backward.scaled and not backward.half
+    )
+
+
 @check(
-    threshold="Every watched step ends in optimizer.step().",
+    threshold="Every watched step ends in optimizer.step(); fewer than a fifth are left out for a loss that is not "
+    "finite.",
+    limits=(LEFT_OUT,),
     source="A step that is skipped for a gradient that is not finite leaves the student where it is.",
     problem="Steps are skipped",
     title="Steps",
@@ -587,6 +636,25 @@ def skipped_steps(context: LoopContext) -> CheckResult:
             {"steps": 0},
             Remedy("Call it after backward().", code="optimizer.step()"),
             location=most_common([each.place for each in losses]),
+        )
+    lost = [step for step in watched if not step.stepped and any(map(_is_left_out, step.backwards))]
+    if LEFT_OUT.at_least(len(lost) / len(watched)) == "problem" and len(lost) > 2:
+        first = next(each for step in lost for each in step.backwards if _is_left_out(each))
+        name, place = first.not_finite or ("the loss", first.place)
+        return CheckResult(
+            "problem",
+            f"The loss of {len(lost)} of {len(watched)} watched steps is not finite, and these steps are left out: "
+            f"{name} gives NaN or infinity.",
+            {"steps": len(made), "left_out": len(lost)},
+            Remedy(
+                "Give a term of no rows the value 0, so that the other terms are learnt from."
+                if "no rows" in name
+                else "Mend the term that is not finite: what the other terms say of these batches is lost.",
+                code="ce = F.cross_entropy(logits[known], labels[known]) if known.any() else logits.sum() * 0.0"
+                if "no rows" in name
+                else None,
+            ),
+            location=place,
         )
     if len(made) >= 0.5 * len(watched):
         return CheckResult("ok", "The watched steps end in optimizer.step().")

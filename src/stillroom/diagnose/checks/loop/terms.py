@@ -250,11 +250,15 @@ def _name_term(
             factors.remove(whole)
             weight /= whole
         for name, power in list(reductions):
-            divided = next((each for each in factors if abs(each * float(sizes[name]) ** power - 1) < 1e-6), None)
-            if divided is not None:
-                reductions.remove((name, power))
-                factors.remove(divided)
-                weight /= divided
+            # The factor that makes up for it by itself, or in one number with τ²: K·τ² of a mean over the classes.
+            made_up = float(sizes[name]) ** -power
+            for whole in (made_up, made_up * tau**2):
+                divided = next((each for each in factors if abs(each / whole - 1) < 1e-6), None)
+                if divided is not None:
+                    reductions.remove((name, power))
+                    factors[factors.index(divided)] = divided / made_up
+                    weight /= made_up
+                    break
         fault = _temperature_fault(weight, factors, inside, tau, others)
         if fault == -1 and one.squared:
             fault = 0  # ½·τ² is τ where τ is 2, and ¼·τ² where it is 4
@@ -507,6 +511,10 @@ def roles_swapped(context: LoopContext) -> CheckResult:
     return CheckResult("ok", "The teacher's answer is the target, the student's the prediction.")
 
 
+_REMEDIES = {
+    "logits_summed": "Average the teachers' logits.",
+    "binary_one_sided": "Divide the logits of both by the same temperature.",
+}
 _TEMPERATURES = (
     (
         "temperature_after_softmax",
@@ -522,6 +530,11 @@ _TEMPERATURES = (
         "labels_softened",
         "{} of the labels takes the student's logits divided by the temperature of the other term.",
         "F.cross_entropy(student_logits, labels)  # of the logits as they are",
+    ),
+    (
+        "binary_one_sided",
+        "{} takes the student's logits and sigmoids of the teacher's, and the two are divided by different numbers.",
+        "F.binary_cross_entropy_with_logits(student_logits / T, torch.sigmoid(teacher_logits / T))",
     ),
 )
 
@@ -541,9 +554,7 @@ def temperature_one_sided(context: LoopContext) -> CheckResult:
                 summary.format(odd[0].function),
                 {"kind": kind, "losses": len(odd)},
                 Remedy(
-                    "Average the teachers' logits."
-                    if kind == "logits_summed"
-                    else "Divide the logits that go into the softened softmax, and these alone.",
+                    _REMEDIES.get(kind, "Divide the logits that go into the softened softmax, and these alone."),
                     code=code,
                 ),
                 location=most_common([each.place for each in odd]),
@@ -850,13 +861,28 @@ def descent_agreement(answers: Answers) -> float | None:
     by_class = _agreement_by_class(part, drawn, student, dim, alone=bool(answers.teacher_terms))
     # Of some classes alone, as those of an older task, the decision among them.
     columns = (change.movedim(dim, -1).flatten(0, -2).amax(0) > 0).nonzero().flatten()
-    student, teacher = (each.index_select(dim, columns) for each in (student, drawn[1]))
+    student, teacher = (_without_labelled(each, change, answers.labels, dim) for each in (student, drawn[1]))
+    student, teacher = (each.index_select(dim, columns) for each in (student, teacher))
     # Of a network that has learnt nothing yet the decision is one of many.
     first, second = teacher.softmax(dim).topk(2, dim).values.unbind(dim)
     moved &= first - second > 0.02
     if int(moved.sum()) < 4:
         return by_class or None
     return max(by_class, float((student.argmax(dim) == teacher.argmax(dim))[moved].float().mean()))
+
+
+def _without_labelled(logits: Tensor, change: Tensor, labels: Tensor | None, dim: int) -> Tensor:
+    """Logits for the decision among the other classes, where a term leaves each row's labelled class out.
+
+    Args:
+        change: what a descent moved of the student's logits: nothing of the labelled class, and all else.
+    """
+    still = change.movedim(dim, -1).flatten(0, -2) == 0
+    if labels is None or len(labels) != len(still) or int(still.sum()) != len(still):
+        return logits
+    if not bool(still.gather(1, labels.to(still.device).long().clamp(min=0)[:, None]).all()):
+        return logits
+    return logits.masked_fill(change == 0, -1e4)
 
 
 def _minimised(loss: Callable[..., Tensor], drawn: Sequence[Tensor]) -> Tensor:
@@ -897,6 +923,24 @@ def _agreement_by_class(
     return float((near.abs() < 0.03).float().mean())
 
 
+def _masked_on_one_side(context: LoopContext) -> CheckResult | None:
+    """A divergence whose target has mass on classes that are masked for the student alone."""
+    odd = [each for _, backward in context.described for each in backward.oddities if each.kind == "masked_on_one_side"]
+    if not odd or 2 * len(odd) < len(context.described):
+        return None
+    return CheckResult(
+        "problem",
+        "Classes are masked in the student's logits and not in the target's: the target gives them a share that the "
+        "student cannot have, and what is left for the other classes shrinks by it.",
+        {"losses": len(odd)},
+        Remedy(
+            "Mask the same classes on both sides, before the softmax.",
+            code="q = F.softmax(teacher_logits / T - 1000.0 * mask, dim=1)",
+        ),
+        location=most_common([each.place for each in odd]),
+    )
+
+
 @check(
     threshold="Minimised over free logits, the term between student and teacher ends at the teacher's decision "
     "in 70% of "
@@ -918,6 +962,8 @@ def loss_minimum(context: LoopContext) -> CheckResult:
             ),
             location=most_common([term.place for term in apart]),
         )
+    if (masked := _masked_on_one_side(context)) is not None:
+        return masked
     fits = context.fits
     known = [each for each in fits if each.is_known]
     if fits[0].is_known:
