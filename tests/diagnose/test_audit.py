@@ -3420,3 +3420,14 @@ def test_binary_temperatures_of_both_sides(student: float, teacher: float, found
         return hard + F.binary_cross_entropy_with_logits(z / student, torch.sigmoid(t / teacher).detach())
 
     assert problems(Loop(loss=tags).diagnosis()) == found
+
+
+@pytest.mark.parametrize(("number", "found"), [(-100, ["ignored_rows"]), (255, [])])
+def test_a_mask_of_a_number_that_no_label_has(number: int, found: list[str]) -> None:
+    def void(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        labels = torch.where(torch.arange(len(y)) % 4 == 0, 255, y)
+        rows = F.kl_div(F.log_softmax(z, 1), F.softmax(t, 1), reduction="none").sum(1)
+        keep = (labels != number).float()
+        return F.cross_entropy(z, labels, ignore_index=255) + (rows * keep).sum() / keep.sum()
+
+    assert problems(Loop(loss=void).diagnosis()) == found

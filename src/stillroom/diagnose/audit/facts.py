@@ -1021,6 +1021,8 @@ def oddities(tape: Tape, raw: Raw, learners: int, teachers: int) -> list[Oddity]
         for node in (tape.nodes[i] for i in raw.nodes)
         if node.name == "log_softmax" and node.gradient & learners
     ]
+    if teachers and (vain := _vain_mask(tape, raw)) is not None:
+        found.append(Oddity("vain_mask", f"{vain.args[1]}", vain.where, "none"))
     for index in raw.nodes:
         node = tape.nodes[index]
         if node.call is not None or not node.inputs or not node.sources:
@@ -1082,6 +1084,29 @@ def oddities(tape: Tape, raw: Raw, learners: int, teachers: int) -> list[Oddity]
             elif second.dim() and in_logs and _simplex(second.reshape(-1, second.shape[-1])):
                 add("kl_div_log_target_probabilities", node, target)
     return found
+
+
+def _vain_mask(tape: Tape, raw: Raw) -> Node | None:
+    """A mask of the loss that compares labels with a number that none has, where the labels' term leaves out another
+    number that some have."""
+    nodes = [tape.nodes[i] for i in raw.nodes]
+    left_out = []
+    for node in nodes:
+        target, number = node.argument(1, "target"), node.argument(4, "ignore_index", -100)
+        named = node.name in OF_CLASSES and isinstance(target, Tensor) and not target.is_floating_point()
+        if named and bool((target == number).any()):
+            left_out.append(target.detach())
+    for node in nodes:
+        if node.name not in _EQUALS or len(node.inputs) != 1 or len(node.args) < 2:
+            continue
+        labels, number = node.inputs[0].detach(), _number(node.args[1])
+        if number is None or labels.is_floating_point() or bool((labels == number).any()):
+            continue
+        if any(
+            each.numel() == labels.numel() and torch.equal(each.reshape(-1), labels.reshape(-1)) for each in left_out
+        ):
+            return node
+    return None
 
 
 # No student that learns gives a class so small a log-probability: its logit was masked.
@@ -1176,6 +1201,7 @@ def _origin_networks(tape: Tape) -> Callable[[Tensor], tuple[Call, ...]]:
 
 
 _COMPARES = frozenset(each.format(name) for name in ("gt", "ge", "lt", "le") for each in ("{}", "__{}__"))
+_EQUALS = frozenset(("eq", "ne", "__eq__", "__ne__", "not_equal"))
 _COMPARES |= {"greater", "greater_equal", "less", "less_equal"}
 _EXTREMES = frozenset(("max", "min", "topk", "sort"))
 _UNCHANGED = _PASSES | {"__getitem__", "detach"}

@@ -319,7 +319,7 @@ def loss_finite(context: LoopContext) -> CheckResult:
     title="Ignored rows",
 )
 def ignored_rows(context: LoopContext) -> CheckResult:
-    turned = _turned_labels(context) or _picked_by_class(context)
+    turned = _turned_labels(context) or _picked_by_class(context) or _vain_mask(context)
     if turned is not None:
         return turned
     shares: list[float] = []
@@ -372,6 +372,22 @@ def _picked_by_class(context: LoopContext) -> CheckResult | None:
             code="keep = probabilities.max(dim=1).values >= threshold",
         ),
         location=found[0].place,
+    )
+
+
+def _vain_mask(context: LoopContext) -> CheckResult | None:
+    """A mask of the distillation term for a number that no label has, where the labels' term leaves out another."""
+    found = [each for _, backward in context.described for each in backward.oddities if each.kind == "vain_mask"]
+    if 2 * len(found) < max(1, len(context.described)):
+        return None
+    number = found[0].function
+    return CheckResult(
+        "problem",
+        f"A mask of the loss leaves out rows labelled {number}, and there are none: the labels' term leaves out "
+        "another number, whose rows the distillation term counts.",
+        {"number": number, "losses": len(found)},
+        Remedy("Give both terms the same number for rows without a label.", code="keep = labels != ignore_index"),
+        location=most_common([each.place for each in found]),
     )
 
 
