@@ -3431,3 +3431,62 @@ def test_a_mask_of_a_number_that_no_label_has(number: int, found: list[str]) -> 
         return F.cross_entropy(z, labels, ignore_index=255) + (rows * keep).sum() / keep.sum()
 
     assert problems(Loop(loss=void).diagnosis()) == found
+
+
+class TwoHeads(nn.Module):
+    """The head of an old task and that of a new one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(8, 16), nn.ReLU())
+        self.old, self.new = nn.Linear(16, CLASSES), nn.Linear(16, CLASSES)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.body(x)
+        return self.old(h), self.new(h)
+
+
+def test_the_value_of_another_head_makes_no_term_negative() -> None:
+    """Powers of probabilities with an epsilon, as in published code for learning without forgetting."""
+
+    def power(logits: Tensor) -> Tensor:
+        p = logits.softmax(1).sqrt()
+        return p / p.sum(1, keepdim=True)
+
+    def retained(z: Tensor, t: Tensor) -> Tensor:
+        p = power(z) + 1e-5 / CLASSES
+        return -(power(t) * (p / p.sum(1, keepdim=True)).log()).sum(1).mean()
+
+    student, teacher = TwoHeads(), Teacher().eval()
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+    with audit() as watched:
+        for x, y in Loop().batches():
+            with torch.no_grad():
+                t = teacher(x)
+            old, new = student(x)
+            optimizer.zero_grad()
+            (retained(old, t) + F.cross_entropy(new, y)).backward()
+            optimizer.step()
+    assert problems(watched.diagnosis) == []
+    (found,) = [each for each in watched.diagnosis.findings if each.check == "loss_identity"]
+    assert found.summary.endswith("soft CE at τ = 2.")
+
+
+@pytest.mark.parametrize(("training", "found"), [(True, ["teacher_mode"]), (False, [])])
+def test_a_teachers_backbone_that_is_called_apart_from_its_head(training: bool, found: list[str]) -> None:
+    whole = Teacher()
+    backbone = nn.Sequential(nn.BatchNorm1d(8), nn.Identity()).train(training)
+    head = whole.eval()
+
+    def ask(loop: Loop, x: Tensor, number: int) -> Tensor:
+        with torch.no_grad():
+            return head(backbone(x))  # type: ignore[no-any-return]
+
+    assert [each for each in problems(Loop(ask=ask).diagnosis()) if each == "teacher_mode"] == found
+
+
+def test_a_new_leaf_keeps_the_gradient_from_the_student() -> None:
+    def copied(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(z, y) + kd(z.new_tensor(z, requires_grad=True), t)
+
+    assert problems(Loop(loss=copied).diagnosis()) == ["student_no_gradient"]

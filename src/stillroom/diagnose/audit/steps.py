@@ -141,11 +141,19 @@ class StepReader:
         for call in reversed(calls):
             if owns.get(id(call), 0) & used:
                 used |= call.sources
+        # What feeds the teacher alone is a part of it: a backbone that is called apart from its head.
+        by_teacher, by_student = reads & teachers, reads & learners
+        for call in reversed(calls):
+            own = owns.get(id(call), 0)
+            by_teacher |= call.sources if own & by_teacher else 0
+            by_student |= call.sources if own & by_student else 0
         made: dict[int, CallFacts] = {}
         for call in calls:
             own = owns.get(id(call), 0)
             seen = made[id(call)] = self._read_call(call, window, phases[-1], bool(own & reads), bool(own & gradients))
             seen.used = bool(own & used)
+            alone = bool(own & by_teacher) and not own & (by_student | reads)
+            seen.feeds_teacher = alone and not seen.held and any(True for _ in call.module.parameters())
             # A network that answers twice, once as a target, is a student all the same.
             seen.role = "student" if own & learners else "teacher" if own & teachers else "none"
             step.calls.append(seen)

@@ -375,7 +375,8 @@ class Tape(TorchFunctionMode):
             mask, flowing = self.bits(tensor)
             sources |= mask
             gradient |= flowing
-        if not outputs[0].requires_grad:
+        # A leaf, as new_tensor(…, requires_grad=True) makes one, keeps the gradient to itself.
+        if not outputs[0].requires_grad or (outputs[0].is_leaf and not in_place):
             gradient = 0
         origins = tuple(self._origin.get(id(tensor)) for tensor in inputs)
         return Node(func, name, args, kwargs, inputs, origins, outputs, where, in_place, sources, gradient)

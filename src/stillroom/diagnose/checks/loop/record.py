@@ -63,6 +63,7 @@ class CallFacts:
     version: int = 0  # counts in-place changes of its parameters and buffers
     role: Role = "none"  # whose side of the loss it stands on
     used: bool = False  # whether a loss was computed from it, be it through another network
+    feeds_teacher: bool = False  # whether it has weights that nobody trains, and only a teacher was given its output
     shared: float = 0.0  # share of its numbers that an optimizer holds
     shared_version: int = 0  # counts in-place changes of these
     # Fingerprints of its input's rows, in the first steps of a phase.

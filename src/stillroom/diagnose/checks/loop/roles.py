@@ -97,6 +97,7 @@ def _stale_statistics(context: LoopContext, calls: Calls) -> CheckResult | None:
 def teacher_mode(context: LoopContext) -> CheckResult:
     teachers = set(context.teachers)
     calls = [(step, call) for step, call in context.calls("teacher") if call.network in teachers]
+    calls += [(step, call) for step in context.steps for call in step.calls if call.feeds_teacher]
     stored = _stored_awake(context) if not calls else None
     if stored is not None:
         return stored
@@ -113,7 +114,7 @@ def teacher_mode(context: LoopContext) -> CheckResult:
     acting = sorted({each for _, call in live for each in call.live})
     steps = len({step.number for step, _ in live})
     network = live[0][1].network
-    woken = not calls[0][1].live
+    woken = not next(call for _, call in calls if call.network is network).live
     learns = any(call.held > 0 and call.gradient for _, call in live)
     verdict: Verdict = "problem"
     why = ""

@@ -542,7 +542,8 @@ def _soft(terms: Sequence[FittedTerm], samples: Sequence[GradientSample]) -> tup
         # The share of it that is soft cross-entropy: all, or a part next to a KL.
         share = float(np.dot(gaps, expected) / np.dot(expected, expected))
         if share > 0.01 and float(np.abs(np.array(gaps) - share * expected).max()) < 0.02 * share * scale:
-            share = 1.0 if abs(share - 1) < 1e-3 else share
+            # More than all would leave a KL of the other sign: an epsilon in the loss has changed its value, too.
+            share = 1.0 if share > 1 - 1e-3 else share
             whole, tau = term.coefficient, term.temperatures[0]
             soft = FittedTerm("soft_cross_entropy", term.temperatures, share * whole * tau**2)
             parts = [soft] if share == 1.0 else [FittedTerm("kl", term.temperatures, (1 - share) * whole), soft]
