@@ -114,6 +114,12 @@ def test_an_unequal_study_says_what_differs(tmp_path: Path, change: dict[str, An
     assert any(alarm.startswith(f"unequal as planned: {what}") for alarm in heard.alarms)
 
 
+def test_the_teachers_last_layer_in_a_student_belongs_to_its_loss(tmp_path: Path) -> None:
+    methods = [{"name": "labels"}, {"name": "simkd", "set": {"losses": [{"name": "simkd"}]}}]
+    found, _ = did(tmp_path / "s", methods=methods, seeds=[0])
+    assert found.sound, found.results["inequalities"]
+
+
 def test_a_method_that_fails_harms_no_other_and_is_tried_again(tmp_path: Path) -> None:
     methods = [{"name": "labels"}, {"name": "wild", "set": {"training.optimizer.lr": 1e30}}]
     found, _ = did(tmp_path / "s", methods=methods)

@@ -21,6 +21,7 @@ from stillroom.data.augmentation import view_of
 from stillroom.data.config import AugmentationConfig
 from stillroom.data.loader import BatchSampler, epoch_order
 from stillroom.files import canonical_json, digest
+from stillroom.losses.registry import loss_class
 from stillroom.recipe import Recipe
 from stillroom.run.records import budget_hash, chain_hashes
 from stillroom.study.collect import TEST_FIGURES, EvaluationRecord, FinishedRun, figure_of
@@ -282,7 +283,7 @@ def fields_of(recipe: Recipe, study: Study) -> dict[str, Any]:
             weights = content.get(key)
             if isinstance(weights, str) and PurePath(weights).parts[-len(place.parts) :] == place.parts:
                 content[key] = OWN_TEACHER + teacher.name
-    return content
+    return _without_reused_head(content, "student.", recipe)
 
 
 def own_seed(run: PlannedRun, recipe: Recipe) -> int | str:
@@ -343,7 +344,15 @@ def _student(recipe: Recipe) -> dict[str, Any]:
     content |= {"trained": training.train_only} if training.train_only is not None else {}
     if training.recompute_batch_norm is not None:
         content["batch norms over"] = training.recompute_batch_norm
+    content = _without_reused_head(content, "", recipe)
     return {key: value for key, value in content.items() if key != "weights"}
+
+
+def _without_reused_head(content: dict[str, Any], student: str, recipe: Recipe) -> dict[str, Any]:
+    """A recipe's fields but for the teacher's last layer in the student, where it belongs to a loss, as to simkd."""
+    if not any(loss_class(term).reuses_head for term in recipe.losses):
+        return content
+    return {key: value for key, value in content.items() if not key.startswith(f"{student}reused_head")}
 
 
 def _teacher(recipe: Recipe, study: Study) -> dict[str, Any]:
