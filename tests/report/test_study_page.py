@@ -256,3 +256,15 @@ def test_a_path_never_leads_out_of_the_folder(tmp_path: Path) -> None:
     (study / runs[0]["run"]).mkdir(parents=True)
     page = Parsed(write_study_report(study).read_text(encoding="utf-8"))
     assert any(attrs.get("href") == "runs/a%20b/%3Fx%3D%23%C3%A9%26/" for _, attrs in page.elements)
+
+
+def test_of_many_comparisons_the_undecided_ones_are_folded(tmp_path: Path) -> None:
+    undecided = [f"On cifar100, no difference is shown between m{number} and labels." for number in range(14)]
+    folder = write_study(tmp_path / "many")
+    edit_results(folder, conclusions=["kl is better than labels.", *undecided])
+    page = write_study_report(folder).read_text()
+    first, folded = page.split('id="undecided"')
+    assert "kl is better than labels." in first
+    assert "14 comparisons with labels in which no difference is shown" in folded
+    assert all(each in folded and each not in first for each in undecided)
+    assert 'id="undecided"' not in write_study_report(write_study(tmp_path / "few")).read_text()

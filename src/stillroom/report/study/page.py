@@ -51,6 +51,8 @@ from stillroom.wording import IMAGES, TEXTS, counted
 PLOTLY = "plotly.js"
 # As study.yaml is written; it may be damaged, and the page is written all the same.
 _SOURCE = re.compile(r"^ +source: text$", re.MULTILINE)
+# With more, those of undecided comparisons are folded.
+_MOST_SENTENCES = 12
 _HASHES = {
     "init": "Initial weights",
     "order": "Order of $images",
@@ -145,6 +147,7 @@ def study_page(study: StudyResults, folder: Path, addresses: Links) -> Values:
     return Values(
         study=study,
         headline=headline(study),
+        conclusions=_conclusions(study.conclusions),
         text=text,
         unit=IMAGES if text is None or _SOURCE.search(text) is None else TEXTS,
         tiles=_tiles(study, planned),
@@ -181,6 +184,14 @@ def study_page(study: StudyResults, folder: Path, addresses: Links) -> Values:
         has_plans=any(each.plan is not None and each.plan.seeds is not None for each in to_baseline),
         charts=[*curves.charts, *(each.chart for each in held if each is not None and each.chart is not None)],
     )
+
+
+def _conclusions(sentences: tuple[str, ...]) -> Values:
+    """The sentences that are shown at once, and those that are folded: of many comparisons the undecided ones."""
+    folded = tuple(each for each in sentences if "o difference is shown between" in each)
+    if len(sentences) <= _MOST_SENTENCES or len(folded) < 2:
+        return Values(shown=sentences, folded=())
+    return Values(shown=tuple(each for each in sentences if each not in folded), folded=folded)
 
 
 def _tiles(study: StudyResults, planned: int) -> tuple[Tile, ...]:
