@@ -3490,3 +3490,20 @@ def test_a_new_leaf_keeps_the_gradient_from_the_student() -> None:
         return F.cross_entropy(z, y) + kd(z.new_tensor(z, requires_grad=True), t)
 
     assert problems(Loop(loss=copied).diagnosis()) == ["student_no_gradient"]
+
+
+@pytest.mark.parametrize(("own", "found"), [(False, ["schedule"]), (True, [])])
+def test_a_schedule_of_an_optimizer_that_makes_no_step(own: bool, found: list[str]) -> None:
+    def remade(loop: Loop) -> torch.optim.Optimizer:
+        first = torch.optim.SGD(loop.student.parameters(), lr=0.05)
+        second = torch.optim.SGD(loop.student.parameters(), lr=0.05)
+        loop.extra = torch.optim.lr_scheduler.StepLR(second if own else first, 6, 0.5)
+        return second
+
+    def step(loop: Loop, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loop.extra.step()
+
+    assert problems(Loop(optimizer=remade, step=step).diagnosis()) == found

@@ -453,6 +453,26 @@ def _wrong_way(context: LoopContext, one: Schedule) -> CheckResult | None:
     )
 
 
+def _of_another_optimizer(context: LoopContext) -> CheckResult | None:
+    """A schedule that is stepped in this training, of an optimizer that makes no step in it."""
+    phase, rates = context.phase, {step.learning_rate for step in context.steps if step.stepped}
+    idle = [each for each in context.schedules if not each.optimizer_steps and each.steps >= 5 and not each.rates]
+    # Whoever copies the rates of an idle optimizer changes those of the one that steps.
+    if not idle or len(rates) != 1 or phase.made < 5 or len(idle) < len(context.schedules):
+        return None
+    one = idle[-1]
+    return CheckResult(
+        "problem",
+        f"{one.name} was stepped {one.steps} times, and its optimizer makes no step: the rate of the one that does "
+        f"stays at {next(iter(rates)):g}.",
+        {"schedule": one.name, "steps": one.steps},
+        Remedy(
+            "Make the scheduler after the optimizer that steps, and give it that one.", code=f"{one.name}(optimizer, …)"
+        ),
+        location=one.place,
+    )
+
+
 # Schedules that are made to come to their end with the training.
 _TO_AN_END = ("OneCycleLR", "CosineAnnealingLR", "LinearLR", "PolynomialLR")
 
@@ -480,6 +500,9 @@ def schedule(context: LoopContext) -> CheckResult:
     phase = context.phase
     mine = [each for each in context.schedules if each.optimizer_steps and abs(each.optimizer_steps - phase.made) <= 2]
     if not mine:
+        stray = _of_another_optimizer(context)
+        if stray is not None:
+            return stray
         raise Skip("No learning-rate schedule belongs to this training.")
     one = mine[-1]
     steps, made, ended = one.steps, one.optimizer_steps, phase.finished
