@@ -3507,3 +3507,10 @@ def test_a_schedule_of_an_optimizer_that_makes_no_step(own: bool, found: list[st
         loop.extra.step()
 
     assert problems(Loop(optimizer=remade, step=step).diagnosis()) == found
+
+
+def test_a_sigmoid_before_binary_cross_entropy_with_logits_is_no_matter_of_temperature() -> None:
+    def twice(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(torch.sigmoid(z / 2), torch.sigmoid(t / 2))
+
+    assert "temperature_one_sided" not in problems(Loop(loss=twice).diagnosis())

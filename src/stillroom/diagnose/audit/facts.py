@@ -1293,6 +1293,9 @@ def _after(tape: Tape, tensor: Tensor, name: str) -> bool:
     return before is not None and tape.nodes[before].name == name
 
 
+_SIGMOIDS = frozenset(("sigmoid", "sigmoid_"))
+
+
 def _binary_one_sided(tape: Tape, node: Node) -> bool:
     """Whether the logits of a binary cross-entropy and those of the sigmoids that it compares them with are divided
     by different numbers."""
@@ -1300,7 +1303,10 @@ def _binary_one_sided(tape: Tape, node: Node) -> bool:
     index = tape.origin(target) if isinstance(target, Tensor) else None
     while index is not None and tape.nodes[index].name in _PASSES | {"detach"} and tape.nodes[index].inputs:
         index = tape.origin(tape.nodes[index].inputs[0])
-    if index is None or tape.nodes[index].name not in ("sigmoid", "sigmoid_"):
+    given = tape.origin(node.inputs[0])
+    if given is not None and tape.nodes[given].name in _SIGMOIDS:
+        return False  # probabilities in place of logits, which is another mistake
+    if index is None or tape.nodes[index].name not in _SIGMOIDS:
         return False
     student, teacher = (_divided_by(tape, each) for each in (node.inputs[0], tape.nodes[index].inputs[0]))
     return abs(student / teacher - 1) > 0.01
