@@ -3514,3 +3514,52 @@ def test_a_sigmoid_before_binary_cross_entropy_with_logits_is_no_matter_of_tempe
         return F.binary_cross_entropy_with_logits(torch.sigmoid(z / 2), torch.sigmoid(t / 2))
 
     assert "temperature_one_sided" not in problems(Loop(loss=twice).diagnosis())
+
+
+def momentum(loop: Loop, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    with torch.no_grad():
+        for own, other in zip(loop.teacher.parameters(), loop.student.parameters(), strict=False):
+            own.data = own.data * 0.99 + other.data * 0.01
+
+
+def test_a_target_network_behind_a_predictor_is_a_moving_average() -> None:
+    """As in BYOL: in training mode on purpose, and the student's side goes through a predictor of its own."""
+
+    class Online(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.predictor = Student(), nn.Linear(CLASSES, CLASSES)
+
+    online = Online()
+    target = copy.deepcopy(online.body).train()
+    optimizer = torch.optim.SGD(online.parameters(), lr=0.05)
+    with audit() as watched:
+        for x, _ in Loop(steps=24).batches():
+            predicted = online.predictor(online.body(x + 0.1 * torch.randn_like(x)))
+            with torch.no_grad():
+                answer = target(x + 0.1 * torch.randn_like(x))
+            loss = (2 - 2 * F.cosine_similarity(predicted, answer, dim=-1)).mean()
+            momentum(Loop(student=online.body, teacher=target), optimizer, loss)
+    assert problems(watched.diagnosis) == []
+
+
+def test_views_of_a_contrast_with_a_queue_may_have_nothing_in_common() -> None:
+    """As in MoCo: the momentum encoder gets another view, in another order that is undone, and all labels are 0."""
+    student = Student()
+    teacher = copy.deepcopy(student)
+    queue = F.normalize(torch.randn(CLASSES, 40), dim=0)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+    with audit() as watched:
+        for x, _ in Loop(steps=24).batches():
+            q = F.normalize(student(torch.randn_like(x) + 0.2 * x), dim=1)
+            with torch.no_grad():
+                order = torch.randperm(len(x))
+                k = F.normalize(teacher((torch.randn_like(x) + 0.2 * x)[order]), dim=1)[order.argsort()]
+            logits = torch.cat([(q * k).sum(1, keepdim=True), q @ queue.clone().detach()], 1) / 0.2
+            loss = F.cross_entropy(logits, torch.zeros(len(x), dtype=torch.long))
+            momentum(Loop(student=student, teacher=teacher), optimizer, loss)
+            queue = torch.cat([k.T, queue], 1)[:, :40]
+    assert problems(watched.diagnosis) == []

@@ -297,9 +297,11 @@ class StepReader:
 
     def follower(self, step: Step) -> Follower | None:
         """A teacher that no optimizer holds and a student of the same shape: one may be a moving average."""
-        heard = [call for call in step.calls if call.reaches_loss]
-        for teacher in (call.network for call in heard if call.role == "teacher" and not call.held):
-            for student in (call.network for call in heard if call.role == "student" and call.held):
+        teachers = [call for call in step.calls if call.reaches_loss and call.role == "teacher" and not call.held]
+        # The student's may be heard through another network, as through a predictor.
+        students = [call for call in step.calls if call.used and call.role == "student" and call.held]
+        for teacher in (call.network for call in teachers):
+            for student in (call.network for call in students):
                 modules = teacher.module(), student.module()
                 if teacher.shape == student.shape and None not in modules and modules[0] is not modules[1]:
                     return Follower(*modules)  # type: ignore[arg-type]
