@@ -115,7 +115,8 @@ def teacher_mode(context: LoopContext) -> CheckResult:
     steps = len({step.number for step, _ in live})
     network = live[0][1].network
     woken = not next(call for _, call in calls if call.network is network).live
-    learns = any(call.held > 0 and call.gradient for _, call in live)
+    # In a first step or two, its own loss may not have gone backward yet.
+    learns = any(call.held > 0 and (call.gradient or len(context.steps) < 3) for _, call in live)
     verdict: Verdict = "problem"
     why = ""
     if context.follows_student:
