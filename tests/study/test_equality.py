@@ -358,6 +358,8 @@ def changed(model: Any, key: str) -> Any:
     """With something else in a field, whether or not it would be a valid value."""
     name, _, rest = key.partition(".")
     value = getattr(model, name)
+    if isinstance(value, tuple) and not rest:
+        return model.model_copy(update={name: () if value else (7919,)})
     return model.model_copy(update={name: changed(value, rest) if rest else 7919 if value != 7919 else 7920})
 
 
