@@ -243,7 +243,6 @@ class StudyDriver:
                     self._schedule().do("choosing options", first, trials.next_jobs)
                 trials.chosen()
             else:
-                trials.chosen()
                 self._tune_by_seed(trials)
             self.progress.forget_waiting([state.id for state in self.progress.of_kind("trial")])
         finally:

@@ -31,17 +31,11 @@ class ContrastFinding:
 
     def as_dict(self, measure: StudyMeasure) -> dict[str, Any]:
         """Everything for JSON."""
-        one = self.comparison
         return {
             **self.contrast.model_dump(mode="json"),
             "pair": self.pair,
             "planned": self.planned,
-            "comparison": {
-                **one.as_dict(),
-                "equal": one.no_claim is None,
-                "better": measure.better(one.verdict),
-                "text": one.describe(measure.digits),
-            },
+            "comparison": comparison_facts(self.comparison, measure),
         }
 
     def sentence(self, measure: StudyMeasure, *, several_pairs: bool) -> str:
@@ -65,6 +59,16 @@ class ContrastFinding:
             return f"{head}: {sides}: {numbers}: no claim, {one.no_claim}."
         plan = f"; {one.plan.describe()}" if one.plan is not None and not one.decided else ""
         return f"{head}: {sides}: {numbers}: {one.verdict}{plan}."
+
+
+def comparison_facts(one: PairedComparison, measure: StudyMeasure) -> dict[str, Any]:
+    """A comparison as ``results.json`` holds it."""
+    return {
+        **one.as_dict(),
+        "equal": one.no_claim is None,
+        "better": measure.better(one.verdict),
+        "text": one.describe(measure.digits),
+    }
 
 
 def find_contrasts(

@@ -25,7 +25,7 @@ from stillroom.study.collect import (
     why_no_measure,
 )
 from stillroom.study.config import MEASURES, ModelPair, Study, StudyMeasure
-from stillroom.study.contrasts import ContrastFinding, find_contrasts
+from stillroom.study.contrasts import ContrastFinding, comparison_facts, find_contrasts
 from stillroom.study.equality import Inequality, checked_fields, fields_of, inequalities, timed
 from stillroom.study.plan import StudyFolder, StudyPlan, resolve_path, sweep_values
 from stillroom.study.statistics import (
@@ -249,12 +249,8 @@ def _cell(values: Mapping[int, float], measure: StudyMeasure, level: float, reas
 
 
 def _family(family: HolmFamily, measure: StudyMeasure) -> dict[str, Any]:
-    content = family.as_dict()
-    for entry, one in zip(content["comparisons"], family.comparisons, strict=True):
-        entry["equal"] = one.no_claim is None
-        entry["better"] = measure.better(one.verdict)
-        entry["text"] = one.describe(measure.digits)
-    return {**content, "text": family.describe(measure.digits)}
+    comparisons = [comparison_facts(one, measure) for one in family.comparisons]
+    return {**family.as_dict(), "comparisons": comparisons, "text": family.describe(measure.digits)}
 
 
 def _run_facts(run: FinishedRun, folder: StudyFolder) -> dict[str, Any]:

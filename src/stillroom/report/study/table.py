@@ -250,10 +250,11 @@ def contrast_table(study: StudyResults) -> Values | None:
     rows = []
     for one, found in zip(study.contrasts, differences, strict=True):
         decision = verdict(one.comparison, measure, study.baseline)
+        # Of a difference of differences, neither side is the better one.
+        colour = tone(one.comparison, measure) if one.between is None else ""
         if one.comparison.verdict != "undecided":
-            side = "better" if (one.comparison.verdict == "higher") == measure.higher_is_better else "worse"
-            # Of a difference of differences, neither side is the better one.
-            decision = Number(decision.text, side if one.between is None else "", decision.sort)
+            side = {"gained": "better", "lost": "worse"}.get(colour, "")
+            decision = Number(decision.text, side, decision.sort)
         rows.append(
             Values(
                 name=one.name,
@@ -267,7 +268,7 @@ def contrast_table(study: StudyResults) -> Values | None:
                 difference=_difference(one.comparison, measure),
                 holm_p=_number(one.comparison.holm_p, p_value),
                 verdict=decision,
-                tone="" if one.between is not None else tone(one.comparison, measure),
+                tone=colour,
                 text=one.comparison.text,
                 seeds=whole(found.count) if found is not None else "0",
             )

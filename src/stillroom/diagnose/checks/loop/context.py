@@ -19,6 +19,7 @@ from stillroom.diagnose.checks.loop.record import (
     CallFacts,
     InferenceCall,
     Network,
+    Oddity,
     Phase,
     Schedule,
     Step,
@@ -102,6 +103,11 @@ class LoopContext:
                 versions.setdefault(call.network, set()).add(call.version)
         averaged = any(step.averaging is not None and step.averaging.teacher > 0 for step in self.steps)
         return averaged or any(len(each) > 1 for each in versions.values())
+
+    def oddities(self, kind: str) -> list[Oddity]:
+        """What was seen of a kind of oddity, where at least half of the described losses have it; else none."""
+        found = [each for _, backward in self.described for each in backward.oddities if each.kind == kind]
+        return found if 2 * len(found) >= len(self.described) else []
 
     @property
     def answers(self) -> list[tuple[Step, Answers]]:

@@ -547,8 +547,7 @@ _TEMPERATURES = (
 )
 def temperature_one_sided(context: LoopContext) -> CheckResult:
     for kind, summary, code in _TEMPERATURES:
-        odd = [each for _, backward in context.described for each in backward.oddities if each.kind == kind]
-        if len(odd) >= 0.5 * max(1, len(context.described)):
+        if odd := context.oddities(kind):
             return CheckResult(
                 "problem",
                 summary.format(odd[0].function),
@@ -925,8 +924,8 @@ def _agreement_by_class(
 
 def _masked_on_one_side(context: LoopContext) -> CheckResult | None:
     """A divergence whose target has mass on classes that are masked for the student alone."""
-    odd = [each for _, backward in context.described for each in backward.oddities if each.kind == "masked_on_one_side"]
-    if not odd or 2 * len(odd) < len(context.described):
+    odd = context.oddities("masked_on_one_side")
+    if not odd:
         return None
     return CheckResult(
         "problem",

@@ -145,8 +145,7 @@ def batch_split(context: LoopContext) -> CheckResult:
     if not losses:
         raise Skip("No loss was seen.")
     for kind, (summary, remedy, code) in _ROWS.items():
-        found = [each for _, backward in context.described for each in backward.oddities if each.kind == kind]
-        if len(found) >= 0.5 * losses:
+        if found := context.oddities(kind):
             return CheckResult(
                 "problem",
                 summary.format(found[0].function),
@@ -357,10 +356,8 @@ def ignored_rows(context: LoopContext) -> CheckResult:
 
 def _picked_by_class(context: LoopContext) -> CheckResult | None:
     """Rows that count where the number of their class, not its probability, is above a threshold."""
-    found = [
-        each for _, backward in context.described for each in backward.oddities if each.kind == "class_for_confidence"
-    ]
-    if 2 * len(found) < max(1, len(context.described)):
+    found = context.oddities("class_for_confidence")
+    if not found:
         return None
     return CheckResult(
         "problem",
@@ -377,8 +374,8 @@ def _picked_by_class(context: LoopContext) -> CheckResult | None:
 
 def _vain_mask(context: LoopContext) -> CheckResult | None:
     """A mask of the distillation term for a number that no label has, where the labels' term leaves out another."""
-    found = [each for _, backward in context.described for each in backward.oddities if each.kind == "vain_mask"]
-    if 2 * len(found) < max(1, len(context.described)):
+    found = context.oddities("vain_mask")
+    if not found:
         return None
     number = found[0].function
     return CheckResult(
