@@ -3563,3 +3563,30 @@ def test_views_of_a_contrast_with_a_queue_may_have_nothing_in_common() -> None:
             momentum(Loop(student=student, teacher=teacher), optimizer, loss)
             queue = torch.cat([k.T, queue], 1)[:, :40]
     assert problems(watched.diagnosis) == []
+
+
+def test_a_teacher_that_learns_from_the_student_is_no_frozen_one() -> None:
+    """As in Meta Pseudo Labels: it steps after the student, by what the student's answers became."""
+
+    def net() -> nn.Module:
+        return nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, CLASSES))
+
+    student, teacher = net(), net()
+    own, its = (torch.optim.SGD(each.parameters(), lr=0.05, momentum=0.9) for each in (student, teacher))
+    with audit() as watched:
+        for x, y in Loop(steps=40).batches():
+            given = teacher(x)
+            chosen = given[8:].detach().argmax(1)
+            answered = student(x)
+            before = F.cross_entropy(answered[:8].detach(), y[:8])
+            loss = F.cross_entropy(answered[8:], chosen)
+            own.zero_grad()
+            loss.backward()
+            own.step()
+            with torch.no_grad():
+                gained = F.cross_entropy(student(x[:8]), y[:8]) - before
+            loss = F.cross_entropy(given[:8], y[:8]) + gained * F.cross_entropy(given[8:], chosen)
+            its.zero_grad()
+            loss.backward()
+            its.step()
+    assert problems(watched.diagnosis) == []

@@ -11,7 +11,7 @@ import torch
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.loop.context import LoopContext, most_common
-from stillroom.diagnose.checks.loop.record import CallFacts, LeftOut, Network, Phase, Step, Term
+from stillroom.diagnose.checks.loop.record import CallFacts, InferenceCall, LeftOut, Network, Phase, Step, Term
 from stillroom.diagnose.checks.loss.context import meaning_of
 from stillroom.diagnose.checks.loss.words import textbook_kl
 from stillroom.schema.diagnosis import Remedy, Verdict
@@ -115,7 +115,10 @@ def teacher_mode(context: LoopContext) -> CheckResult:
     steps = len({step.number for step, _ in live})
     network = live[0][1].network
     woken = not next(call for _, call in calls if call.network is network).live
-    # In a first step or two, its own loss may not have gone backward yet.
+    # In a first step or two, its own loss may not have gone backward yet, or its own optimizer not have stepped.
+    begun = {call.network for step in context.steps for call in step.calls if call.held > 0}
+    if all(call.held == 0 and call.network in begun for _, call in live):
+        return CheckResult("ok", f"The teacher {network.shown} learns, too, by an optimizer of its own.")
     learns = any(call.held > 0 and (call.gradient or len(context.steps) < 3) for _, call in live)
     verdict: Verdict = "problem"
     why = ""
@@ -186,7 +189,8 @@ def student_mode(context: LoopContext) -> CheckResult:
     if split is not None:
         return split
     for one in context.asked:
-        if id(one.network.module()) in modules and one.live and one.phases > context.phase.number:
+        evaluated = id(one.network.module()) in modules and one.phases > context.phase.number
+        if evaluated and one.live and not _is_heard(context, one):
             return CheckResult(
                 "problem",
                 f"The student {one.network.shown} is evaluated in training mode, without gradients, on "
@@ -200,6 +204,12 @@ def student_mode(context: LoopContext) -> CheckResult:
                 location=one.place,
             )
     return CheckResult("ok", "The student was in training mode in all watched steps.", evidence)
+
+
+def _is_heard(context: LoopContext, asked: InferenceCall) -> bool:
+    """Whether a loss was computed from what the same line gave in a watched step: so it is no evaluation."""
+    same = (call for step in context.steps for call in step.calls if call.network.serial == asked.network.serial)
+    return any(call.place == asked.place and call.used for call in same)
 
 
 def _left_as_teacher(context: LoopContext, network: Network, asleep: Calls) -> bool:
