@@ -3590,3 +3590,34 @@ def test_a_teacher_that_learns_from_the_student_is_no_frozen_one() -> None:
             loss.backward()
             its.step()
     assert problems(watched.diagnosis) == []
+
+
+def _after_a_task(tau: float, student: nn.Module | None = None) -> list[str]:
+    """Checks with a problem where what was learned first is kept by a divergence without τ²."""
+    first = Student()
+    learner = torch.optim.SGD(first.parameters(), lr=0.05)
+    again = first if student is None else student
+    with audit() as watched:
+        for x, y in Loop(steps=14).batches():
+            learner.zero_grad()
+            F.cross_entropy(first(x), y).backward()
+            learner.step()
+        teacher = copy.deepcopy(first).eval().requires_grad_(False)
+        loop = Loop(
+            student=again,
+            teacher=teacher,
+            steps=20,
+            loss=lambda loop, z, t, y: (
+                F.cross_entropy(z, y)
+                + F.kl_div(F.log_softmax(z / tau, 1), F.softmax(t / tau, 1), reduction="batchmean")
+            ),
+        )
+        loop.run()
+    return problems(watched.diagnosis)
+
+
+def test_learning_without_forgetting_has_no_square_of_its_temperature() -> None:
+    """So it is published, τ = 2; at a higher temperature, or with a student that begins anew, it is a fault."""
+    assert _after_a_task(2.0) == []
+    assert "loss_scale" in _after_a_task(4.0)
+    assert "loss_scale" in _after_a_task(2.0, Student())
