@@ -21,6 +21,7 @@ from stillroom.diagnose.audit import facts
 from stillroom.diagnose.audit.facts import spoken
 from stillroom.diagnose.audit.networks import Networks
 from stillroom.diagnose.audit.session import audit
+from stillroom.diagnose.audit.tape import Tape
 from stillroom.diagnose.diagnosis import Diagnosis
 from stillroom.errors import BadInput
 
@@ -3621,3 +3622,141 @@ def test_learning_without_forgetting_has_no_square_of_its_temperature() -> None:
     assert _after_a_task(2.0) == []
     assert "loss_scale" in _after_a_task(4.0)
     assert "loss_scale" in _after_a_task(2.0, Student())
+
+
+class Exits(nn.Module):
+    """Two answers of one pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Student(), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.first.features(x)
+        return self.first.fc(features), self.second(features)
+
+
+def _exits(compare: Callable[[Tensor, Tensor], Tensor]) -> list[str]:
+    net = Exits()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    with audit() as watched:
+        for x, y in Loop(steps=20).batches():
+            early, late = net(x)
+            loss = F.cross_entropy(early, y) + F.cross_entropy(late, y) + compare(early, late)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return problems(watched.diagnosis)
+
+
+def test_an_exit_that_teaches_another_is_detached() -> None:
+    """Both ways, or towards the mean of both, the pull is meant."""
+    assert _exits(kd) == ["teacher_gradient"]
+    assert _exits(lambda early, late: kd(early, late.detach())) == []
+    assert _exits(lambda early, late: kd(early, late) + kd(late, early)) == []
+    assert _exits(lambda early, late: kd(early, (early + late) / 2) + kd(late, (early + late) / 2)) == []
+
+
+def test_two_passes_of_one_network_may_pull_each_other() -> None:
+    """As in TRADES: the answer to the clean image learns from that to the moved one."""
+
+    def loss(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        moved = loop.student(loop.extra + 0.1 * torch.randn_like(loop.extra))
+        return F.cross_entropy(z, y) + F.kl_div(F.log_softmax(moved, 1), F.softmax(z, 1), reduction="batchmean")
+
+    def ask(loop: Loop, x: Tensor, number: int) -> Tensor:
+        loop.extra = x
+        return x
+
+    assert problems(Loop(loss=loss, ask=ask, steps=20).diagnosis()) == []
+
+
+@pytest.mark.parametrize("rate", [1e-3, 1e-2])
+def test_adam_at_a_rate_for_fine_tuning_leaves_random_weights_random(rate: float) -> None:
+    """A schedule that falls from the first step on is no warm-up."""
+    loop = Loop()
+    with audit() as watched:
+        watched._watch.whole_script = True
+        student = Student()
+        optimizer = torch.optim.AdamW(student.parameters(), lr=rate)
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=14)
+        for epoch in range(7):
+            for x, y in loop.batches()[2 * epoch : 2 * epoch + 2]:
+                with torch.no_grad():
+                    t = loop.teacher(x)
+                z = student(x)
+                optimizer.zero_grad()
+                (F.cross_entropy(z, y) + kd(z, t)).backward()
+                optimizer.step()
+                schedule.step()
+    assert problems(watched.diagnosis) == (["learning_rate"] if rate < 2e-3 else [])
+
+
+class Bag(nn.Module):
+    """Clears the row of its padding where it is made: a view of a parameter, changed in place without gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bag, self.fc = nn.EmbeddingBag(12, 8, padding_idx=0), nn.Linear(8, 1)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        out: Tensor = self.fc(self.bag(ids))
+        return out
+
+
+def _of_words(divergence: Callable[[Tensor, Tensor], Tensor]) -> Diagnosis:
+    with audit() as watched:
+        words = torch.randint(1, 12, (20, ROWS, 6))
+        teacher: nn.Module | None = None
+        for _ in range(2):
+            net = Bag()  # the second one within the audit of the first
+            optimizer = torch.optim.Adam(net.parameters(), lr=0.05)
+            for ids in words:
+                z = net(ids)
+                loss = F.binary_cross_entropy_with_logits(z.squeeze(1), (ids.float().mean(1) > 6).float())
+                if teacher is not None:
+                    with torch.no_grad():
+                        t = teacher(ids)
+                    loss = loss + divergence(z, t)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            teacher = net.eval()
+    return watched.diagnosis
+
+
+def test_a_softmax_of_one_logit_is_a_constant() -> None:
+    (finding,) = _of_words(kd).problems
+    assert finding.check == "target_constant"
+    assert "one number a row" in finding.summary
+
+    def two(z: Tensor, t: Tensor) -> Tensor:
+        return kd(*(torch.cat([torch.zeros_like(each), each], 1) for each in (z, t)))
+
+    assert _of_words(two).problems == ()
+
+
+def test_an_error_of_the_audit_itself_ends_the_audit_and_not_the_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained() -> Loop:
+        torch.manual_seed(1)
+        loop = Loop()
+        loop.run()
+        return loop
+
+    plain = trained()
+    count = itertools.count(1)
+    record = Tape.record
+
+    def fails(self: Tape, *args: Any) -> None:
+        if next(count) == 40:
+            raise RuntimeError("no such view")
+        record(self, *args)
+
+    monkeypatch.setattr(Tape, "record", fails)
+    monkeypatch.delenv("STILLROOM_AUDIT_DEBUG", raising=False)
+    with audit() as watched:
+        audited = trained()
+    assert next(count) == 41
+    assert "no such view" in watched.diagnosis.headline
+    for name, each in plain.student.state_dict().items():
+        assert torch.equal(each, audited.student.state_dict()[name])

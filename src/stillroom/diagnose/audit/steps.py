@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stillroom.diagnose.audit import facts
 from stillroom.diagnose.audit.facts import PICKS
@@ -238,29 +239,49 @@ class StepReader:
                 found |= mask
         return found
 
-    def _pulled_targets(self, window: Window) -> list[tuple[Network, str | None]]:
-        """Networks that learn and that a divergence pulls towards another, whose target they are; not the other way."""
+    def _pulled_targets(self, window: Window) -> list[tuple[Network, str | None, bool]]:
+        """Networks that learn and that a divergence pulls towards another, whose target they are; not the other way.
+
+        So are two outputs of one call, as of a network with several exits: what one gives is the other's target.
+        """
         tape = self._tape
         gradients = 0
         for raw, _, _ in window.backwards:
             gradients |= raw.gradient
-        if len({id(call.module) for call in tape.networks(gradients)}) < 2:
+        given = [source for source in facts.bits(gradients, tape.sources) if source.call is not None]
+        if len(given) < 2:
             return []
 
-        def networks(tensor: Tensor) -> list[nn.Module]:
+        def answers(tensor: Tensor) -> list[Source]:
             # What a target is divided by, or a weight, is no answer: it has other columns.
-            sources = facts.bits(tape.bits(tensor)[1], tape.sources)
-            calls = (each.call for each in sources if each.tensor.shape[-1:] == tensor.shape[-1:])
-            return [call.module for call in calls if call is not None and self._networks.held(call.module) > 0]
+            found = facts.bits(tape.bits(tensor)[1], tape.sources)
+            alike = (each for each in found if each.tensor.shape[-1:] == tensor.shape[-1:])
+            return [each for each in alike if each.call is not None and self._networks.held(each.call.module) > 0]
 
-        pairs = []
+        pairs: list[tuple[Source, Source, str | None]] = []
         for node in (tape.nodes[i] for raw, _, _ in window.backwards for i in raw.nodes):
             if node.call is None and node.name == "kl_div":
-                target, predicted = node.argument(1, "target"), node.inputs[0]
-                places = [(a, b) for a in networks(target) for b in networks(predicted) if a is not b]
-                pairs += [(a, b, node.where) for a, b in places]
-        both = {(a, b) for a, b, _ in pairs}
-        return [(self._networks.of(a), place) for a, b, place in pairs if (b, a) not in both]
+                targets, predicted = answers(node.argument(1, "target")), answers(node.inputs[0])
+                # A mean that the predicting side is part of is a target of all.
+                mixed = any(one is other for one in targets for other in predicted)
+                for a, b in itertools.product(targets, predicted):
+                    apart = a.call is not None and b.call is not None and a.call.module is not b.call.module
+                    if apart or (a.call is b.call and not mixed):
+                        pairs.append((a, b, node.where))
+        both = {self._sides(a, b) for a, b, _ in pairs}
+        return [
+            (self._networks.of(a.call.module), place, a.call is b.call)
+            for a, b, place in pairs
+            if a.call is not None and self._sides(b, a) not in both
+        ]
+
+    @staticmethod
+    def _sides(target: Source, predicted: Source) -> tuple[int, int]:
+        """Which two networks a divergence compares, or which two outputs of one call."""
+        one, other = target.call, predicted.call
+        if one is None or other is None or one is other:
+            return id(target.tensor), id(predicted.tensor)
+        return id(one.module), id(other.module)
 
     def _are_answers(self, source: Source) -> bool:
         """Whether a stored tensor looks like a teacher's answers: of the shape of a student's logits, and no labels."""

@@ -6,7 +6,7 @@ import os
 import sys
 import sysconfig
 import weakref
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -306,6 +306,18 @@ tracing_state = torch._C._get_tracing_state
 _MAY_DO_NOTHING = frozenset(("to", "float", "double", "half", "bfloat16", "type", "cpu", "cuda", "contiguous"))
 
 
+def _is_leaf(tensor: Tensor) -> bool:
+    """Whether no operation made a tensor.
+
+    torch refuses to say so of a row of a parameter that was changed in place without gradients, as ``EmbeddingBag``
+    does with that of the padding.
+    """
+    try:
+        return tensor.is_leaf
+    except RuntimeError:
+        return False
+
+
 class Tape(TorchFunctionMode):
     """Records torch's functions while it is entered and ``active``.
 
@@ -315,8 +327,10 @@ class Tape(TorchFunctionMode):
     when it returns. A module that gives a loss, or that runs several networks side by side, is looked through.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, failed: Callable[[Exception], bool] = lambda error: False) -> None:
+        """``failed`` takes an error of the recording itself, and says whether it ends the recording, not the script."""
         super().__init__()
+        self._failed = failed
         self.active = True
         self.is_loading = False  # a DataLoader gathers rows: what was computed from no network is not recorded
         self._entered = False
@@ -376,7 +390,7 @@ class Tape(TorchFunctionMode):
             sources |= mask
             gradient |= flowing
         # A leaf, as new_tensor(…, requires_grad=True) makes one, keeps the gradient to itself.
-        if not outputs[0].requires_grad or (outputs[0].is_leaf and not in_place):
+        if not outputs[0].requires_grad or (_is_leaf(outputs[0]) and not in_place):
             gradient = 0
         origins = tuple(self._origin.get(id(tensor)) for tensor in inputs)
         return Node(func, name, args, kwargs, inputs, origins, outputs, where, in_place, sources, gradient)
@@ -442,15 +456,18 @@ class Tape(TorchFunctionMode):
         if known is None:
             known = _functions[func] = _describe(func)
         name, reads, kind = known
-        if reads:
-            self._note_read(args)
-        if kind == "skipped" or (kind == "attribute" and not isinstance(out, Tensor)):
-            return out
+        seen = out
         if kind == "iterates":
-            out = list(out)
-            self.record(func, name, tuple(args), kwargs, tuple(out))
-            return iter(out)
-        self.record(func, name, tuple(args), kwargs, out)
+            seen = tuple(out)
+            out = iter(seen)
+        try:
+            if reads:
+                self._note_read(args)
+            if kind != "skipped" and (kind != "attribute" or isinstance(out, Tensor)):
+                self.record(func, name, tuple(args), kwargs, seen)
+        except Exception as error:
+            if not self._failed(error):
+                raise
         return out
 
     def _sum_in_place(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -554,7 +571,7 @@ class Tape(TorchFunctionMode):
         if inside is not None and inside[0]() is tensor:
             self.hooked.add(inside[2])
             return Source("inside", tensor, inside[1], derived=id(tensor) in self._cut)
-        if isinstance(tensor, nn.Parameter) or (tensor.requires_grad and tensor.is_leaf):
+        if isinstance(tensor, nn.Parameter) or (tensor.requires_grad and _is_leaf(tensor)):
             return Source("parameter", tensor)
         if earlier is not None and earlier[0]() is tensor:
             return Source("constant", tensor, earlier=earlier[1])

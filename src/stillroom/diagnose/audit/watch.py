@@ -81,10 +81,7 @@ class _Quiet:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
         watch = self._watch
-        failed = isinstance(error, Exception) and not os.environ.get("STILLROOM_AUDIT_DEBUG")
-        if failed:
-            watch.errors.append(f"{type(error).__name__}: {error}")
-            watch._on = watch._deep = False
+        failed = isinstance(error, Exception) and watch._failed(error)
         watch._tape.active = watch._deep and not watch._pauses
         return failed
 
@@ -141,7 +138,7 @@ class Watch:
         self.idle: list[str | None] = []  # lines of steps that no ``backward`` was made for
         self._awaited_since: float | None = None
         self._watched = watched
-        self._tape = Tape()
+        self._tape = Tape(self._failed)
         self._networks = Networks(teacher, student)
         self._reader = StepReader(self._tape, self._networks)
         self._schedules = Schedules()
@@ -299,6 +296,14 @@ class Watch:
         self._tape.active = False
         self._tape.leave()
         self._tape.clear()
+
+    def _failed(self, error: Exception) -> bool:
+        """Take the watch out after an error of its own; False where that is to be seen, by its developers."""
+        if os.environ.get("STILLROOM_AUDIT_DEBUG"):
+            return False
+        self.errors.append(f"{type(error).__name__}: {error}")
+        self._on = self._deep = self._tape.active = False
+        return True
 
     # Modules.
 

@@ -959,12 +959,23 @@ def target_constant(context: LoopContext) -> CheckResult:
     if CONSTANT.below(share) == "ok" or len(values) < 3:
         return CheckResult("ok", "The teacher's targets differ from row to row.", evidence)
     kept = bool(context.answers) and all(each.stored for _, each in context.answers)
-    return CheckResult(
-        "warning" if kept else CONSTANT.below(share),
-        f"The teacher's side of the term at {place} differs from row to row by {share:.1e} of its size at most.",
-        evidence,
+    why, remedy = (
+        "",
         Remedy(
             "Look at the layer that it is taken from, at its normalisation, and at the teacher's weights and input."
         ),
+    )
+    given = [shape for _, call in context.calls("teacher") for shape in call.outputs]
+    if share == 0 and given and all(shape[-1:] == (1,) for shape in given):
+        why = " It has one number a row, of which a softmax is 1 whatever the number."
+        remedy = Remedy(
+            "Compare sigmoids, or make two logits of the one.",
+            code="two = torch.cat([torch.zeros_like(logit), logit], -1)",
+        )
+    return CheckResult(
+        "warning" if kept else CONSTANT.below(share),
+        f"The teacher's side of the term at {place} differs from row to row by {share:.1e} of its size at most.{why}",
+        evidence,
+        remedy,
         location=place,
     )

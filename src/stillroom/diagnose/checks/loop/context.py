@@ -25,6 +25,8 @@ from stillroom.diagnose.checks.loop.record import (
     Step,
 )
 
+# What stands in the names of optimizers whose steps do not depend on a factor of the whole loss.
+ADAPTIVE = ("Adam", "RMSprop", "Adagrad", "Adadelta", "Adafactor", "Lion", "Muon", "LAMB", "Lamb")
 # Fewer rows with a label than this say nothing of an accuracy.
 FEWEST = 40
 

@@ -11,7 +11,7 @@ from statistics import median
 import torch
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
-from stillroom.diagnose.checks.loop.context import LoopContext, most_common
+from stillroom.diagnose.checks.loop.context import ADAPTIVE, LoopContext, most_common
 from stillroom.diagnose.checks.loop.record import BackwardFacts, Schedule, Step
 from stillroom.schema.diagnosis import Remedy
 
@@ -198,12 +198,16 @@ def accumulation(context: LoopContext) -> CheckResult:
 NEAR_ZERO = 0.05
 # Path of the weights over the planned steps, as a share of their norm, for a student that begins with random weights.
 PATH = Limits(0.1, 0.03, "Weights that were drawn must move by a good part of their own size to become others.")
+PATH_OF_ADAPTIVE = Limits(
+    0.4, 0.2, "Adam moves all weights, those that matter little, too: of its path less is of use than of SGD's."
+)
 
 
 @check(
     threshold="The learning rate is above 0, the loss does not grow twentyfold or become NaN in the watched steps, and "
-    "a student that begins with random weights can go 3% of their norm in the planned steps.",
-    limits=(PATH,),
+    "a student that begins with random weights can go 3% of their norm in the planned steps, with Adam and its like "
+    "20%.",
+    limits=(PATH, PATH_OF_ADAPTIVE),
     source="A rate that is too high shows within the first steps; one for fine-tuning leaves random weights random.",
     problem="The learning rate is wrong",
     title="Learning rate",
@@ -259,9 +263,10 @@ def learning_rate(context: LoopContext) -> CheckResult:
     if slow is not None:
         update, path, planned, kind = slow
         evidence |= {"update": update, "path": path, "planned_steps": planned}
-        if PATH.below(path) != "ok":
+        limits = PATH_OF_ADAPTIVE if any(each in kind for each in ADAPTIVE) else PATH
+        if limits.below(path) != "ok":
             return CheckResult(
-                PATH.below(path),
+                limits.below(path),
                 f"At a rate of {rates[0]:g}, a step of {kind} changes the student's weights by {update:.1e} of their "
                 f"norm: over the {planned} steps that are planned they go {path:.0%} of it, from random weights.",
                 evidence,
@@ -288,8 +293,9 @@ def _too_slow(context: LoopContext, steps: list[Step]) -> tuple[float, float, in
     fresh = context.students and not any(each.trained_before or each.loaded for each in context.students)
     if planned is None or len(updates) < 3 or not fresh or not context.whole_script:
         return None
-    # A rate that is warmed up, or that a schedule is to change, says nothing of later ones.
-    if any(max(step.learning_rate, step.base_rate) > 1.001 * steps[0].learning_rate for step in steps):
+    # A rate that is warmed up, or that a schedule is to raise, says nothing of later ones, as one that falls does.
+    first = steps[0].learning_rate
+    if any(step.learning_rate > 1.001 * first or step.base_rate > 1.3 * first for step in steps):
         return None
     if context.student_knows:
         return None

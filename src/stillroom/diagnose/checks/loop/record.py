@@ -225,8 +225,9 @@ class Step:
     # Parameters with a gradient that no optimizer holds: module, names, line.
     left_out: list[LeftOut] = field(default_factory=list)
     lost_terms: list[LostTerm] = field(default_factory=list)  # losses that were computed and reach no ``backward``
-    # Networks that learn and whose answer is the target of another's divergence, which pulls it, too: with the line.
-    pulled: list[tuple[Network, str | None]] = field(default_factory=list)
+    # Networks that learn and whose answer is the target of another's divergence, which pulls it, too: with the line,
+    # and whether the other is a further output of the same call.
+    pulled: list[tuple[Network, str | None, bool]] = field(default_factory=list)
     escaped: bool = False  # whether a teacher's output left torch (numpy, lists)
     learning_rate: float = 0.0  # the largest of all groups
     base_rate: float = 0.0  # what a schedule begins with, or comes to: the largest of all groups; 0 without one

@@ -321,20 +321,22 @@ def _moved(calls: Calls, version: Callable[[CallFacts], int]) -> bool:
 )
 def teacher_gradient(context: LoopContext) -> CheckResult:
     teachers = set(context.teachers)
-    pulls = [any(network not in teachers for network, _ in step.pulled) for step in context.steps]
+    pulls = [any(network not in teachers for network, *_ in step.pulled) for step in context.steps]
     pulled = [each for step in context.steps for each in step.pulled if each[0] not in teachers]
     # Before the first of them the networks may have been warmed up, each by its labels.
     since = pulls[pulls.index(True) :] if True in pulls else []
     steps = sum(since)
     if len(since) >= 2 and steps > 0.5 * len(since):
-        network = pulled[0][0]
+        network, _, of_exits = pulled[0]
+        what = f"{network.label} learns, and is the target of the other network's divergence"
+        if of_exits:
+            what = f"One output of {network.label} is the target of the divergence of another"
         return CheckResult(
             "problem",
-            f"{network.label} learns, and is the target of the other network's divergence, whose gradient flows into "
-            f"it, too: it is pulled towards its student in {_of(steps, len(since))}.",
+            f"{what}, whose gradient flows into it, too: it is pulled towards its student in {_of(steps, len(since))}.",
             {"steps": steps, "teacher": network.label},
             Remedy("Detach the target.", code="teacher_logits = teacher_logits.detach()"),
-            location=most_common([place for _, place in pulled]),
+            location=most_common([place for _, place, _ in pulled]),
         )
     calls = [(step, call) for step, call in context.calls("teacher") if call.network in teachers]
     if not calls:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
-from stillroom.diagnose.checks.loop.context import LoopContext, most_common
+from stillroom.diagnose.checks.loop.context import ADAPTIVE, LoopContext, most_common
 from stillroom.diagnose.checks.loop.record import Answers, ComparingTerm, Step, Term
 from stillroom.diagnose.checks.loss.context import meaning_of, says_forward, says_reverse
 from stillroom.diagnose.checks.loss.identify import (
@@ -28,8 +28,6 @@ from stillroom.diagnose.checks.loss.identify import (
 from stillroom.diagnose.checks.loss.words import formula, number, scale_remedy, scale_words, textbook_kl
 from stillroom.schema.diagnosis import Remedy, Verdict
 
-# What stands in the names of optimizers whose steps do not depend on a factor of the whole loss.
-ADAPTIVE = ("Adam", "RMSprop", "Adagrad", "Adadelta", "Adafactor", "Lion", "Muon", "LAMB", "Lamb")
 SCALES = (0.5, 1.0, 3.0, 8.0)
 # Draws at each scale, and rows of each draw that are fitted.
 DRAWS, ROWS = 2, 8
