@@ -3760,3 +3760,24 @@ def test_an_error_of_the_audit_itself_ends_the_audit_and_not_the_script(monkeypa
     assert "no such view" in watched.diagnosis.headline
     for name, each in plain.student.state_dict().items():
         assert torch.equal(each, audited.student.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("weights", "lost"),
+    [
+        ({"label": 0.5, "kd": 0.5}, "labels_unused"),
+        ({"ce": 0.5, "distill": 0.5}, "teacher_unused"),
+        ({"ce": 0.5, "kd": 0.5}, None),
+        ({"ce": 0.0, "kd": 1.0}, None),
+    ],
+)
+def test_a_weight_under_another_name_is_none(weights: dict[str, float], lost: str | None) -> None:
+    def loss(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        terms = {"ce": F.cross_entropy(z, y), "kd": kd(z, t)}
+        total: Tensor = sum(weights.get(name, 0.0) * value for name, value in terms.items())  # type: ignore[assignment]
+        return total
+
+    diagnosis = Loop(loss=loss).diagnosis()
+    assert problems(diagnosis) == ([lost] if lost else [])
+    if lost:
+        assert "has no key" in diagnosis.problems[0].summary

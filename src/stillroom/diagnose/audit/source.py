@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from stillroom.diagnose.checks.loop.record import NO_KEY
 from stillroom.diagnose.syntax import called_name, is_square, last_name
 
 # A line further away belongs to another list.
@@ -237,16 +238,21 @@ _MOST_DEFINITIONS = 200
 
 
 def truncated_weight(frame: Any) -> str:
-    """The expression that cuts a factor of the line that a frame stands at to a whole number, where the factor is 0.
+    """Why a factor of the line that a frame stands at is 0, where nobody means it to be.
 
-    The factor's names are followed through assignments, properties and functions of the user's files. Empty where
-    nothing cuts it: a constant, a weight that begins at 0, steps of a fixed number of epochs (``epoch // 10``).
+    An expression that cuts it to a whole number: the factor's names are followed through assignments, properties and
+    functions of the user's files. Or a name that is looked up in a dictionary which has no such key, and is 0 then:
+    the sentence that says so (``NO_KEY`` is part of it). Empty for a constant, a weight that begins at 0, steps of a
+    fixed number of epochs (``epoch // 10``).
     """
     file, line = frame.f_code.co_filename, frame.f_lineno
     tree = _tree(file)
     if tree is None:
         return ""
     for factor in _factors(tree, line):
+        absent = _absent_key(factor, frame)
+        if absent:
+            return absent
         value = _value(factor, frame)
         if isinstance(factor, ast.BinOp) and value is None:
             rest = _value(factor.right, frame)
@@ -259,6 +265,19 @@ def truncated_weight(frame: Any) -> str:
         if found is not None:
             return ast.unparse(found)
     return ""
+
+
+def _absent_key(factor: ast.expr, frame: Any) -> str:
+    """What is said of ``weights.get(name, 0)`` where the dictionary has other keys alone; else empty."""
+    if not isinstance(factor, ast.Call) or not isinstance(factor.func, ast.Attribute) or factor.func.attr != "get":
+        return ""
+    if len(factor.args) != 2 or factor.keywords or not isinstance(factor.args[1], ast.Constant):
+        return ""
+    held, key = _value(factor.func.value, frame), _value(factor.args[0], frame)
+    # Of a dictionary that holds no weight at all, 0 is what is meant.
+    if factor.args[1].value != 0 or type(held) is not dict or type(key) is not str or key in held or not held:
+        return ""
+    return f"`{ast.unparse(factor.func.value)}`{NO_KEY}{key!r}, but {', '.join(map(repr, list(held)[:8]))}"
 
 
 def _nodes_of(tree: ast.Module, line: int) -> Iterator[ast.AST]:

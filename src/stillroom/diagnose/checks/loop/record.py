@@ -9,6 +9,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 Role = Literal["student", "teacher", "none"]
+# Part of what is said of a weight that is looked up by a name which its dictionary does not have.
+NO_KEY = " has no key "
 
 
 @dataclass(eq=False)
@@ -93,7 +95,8 @@ class Term:
     # Variables that its weight is made of, and whether it is one minus the variable.
     weight_names: tuple[tuple[str, bool], ...] = ()
     factors: tuple[float, ...] = ()  # the numbers that its weight is the product of
-    truncated: str = ""  # where its weight is 0, the expression that cuts it to a whole number
+    # Where its weight is 0, the expression that cuts it to a whole number, or which dictionary lacks its name.
+    truncated: str = ""
     # What a comment at a list of weights says that a factor of the weight stands for.
     weight_lists: tuple[str, ...] = ()
     # How much the teacher's side differs from row to row, as a share of its size; None where it has no rows.
@@ -393,7 +396,7 @@ class Phase:
 
     @property
     def truncated_weight(self) -> str:
-        """Where the teacher's terms have weight 0 in all watched steps, what cuts it to a whole number; else empty."""
+        """Where the teacher's terms have weight 0 in all watched steps, what nobody means it by; else empty."""
         return self._truncated([term for term in self._terms if term.teacher])
 
     @property
@@ -423,7 +426,8 @@ class Phase:
     @property
     def awaits(self) -> bool:
         """Whether what the watched steps lack may still come: a weight above 0, or the first turn of an average."""
-        return bool(self.truncated_weight or self.truncated_label_weight) or self.untrained_copy is not None
+        cut = self.truncated_weight or self.truncated_label_weight
+        return bool(cut and NO_KEY not in cut) or self.untrained_copy is not None
 
     @property
     def is_seen_to_its_end(self) -> bool:

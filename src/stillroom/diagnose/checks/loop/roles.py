@@ -11,7 +11,7 @@ import torch
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.loop.context import LoopContext, most_common
-from stillroom.diagnose.checks.loop.record import CallFacts, InferenceCall, LeftOut, Network, Phase, Step, Term
+from stillroom.diagnose.checks.loop.record import NO_KEY, CallFacts, InferenceCall, LeftOut, Network, Phase, Step, Term
 from stillroom.diagnose.checks.loss.context import meaning_of
 from stillroom.diagnose.checks.loss.words import textbook_kl
 from stillroom.schema.diagnosis import Remedy, Verdict
@@ -584,7 +584,15 @@ def _who(context: LoopContext) -> str:
 
 
 def _cut_to_nothing(phase: Phase, whose: str, cut: str, place: str | None) -> CheckResult | None:
-    """A term whose weight is 0 to the end because an expression is cut to a whole number; None where it is not."""
+    """A term whose weight is 0, as an expression is cut to a whole number or its name is not known; else None."""
+    if NO_KEY in cut:
+        return CheckResult(
+            "problem",
+            f"The {whose} term has weight 0 in all watched steps: {cut}.",
+            {"steps": phase.made, "expression": cut},
+            Remedy("Give the term and its weight one name, and look weights up without a default."),
+            location=place,
+        )
     if not cut or not phase.is_seen_to_its_end:
         return None
     return CheckResult(
