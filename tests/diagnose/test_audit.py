@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -3365,8 +3366,10 @@ def test_a_factor_of_the_whole_loss_matters_where_the_optimizer_feels_it(
     assert ("AdamW divides gradients by their size" in found.summary) == (verdict == "warning")
 
 
-def accumulated_epochs(made_for: int, stepped_by_batch: bool, kind: type[Any], stop: int | None) -> Diagnosis:
-    """Six epochs of twelve batches, four of which make a step; of a script that is stopped, the first steps alone."""
+def accumulated_epochs(
+    made_for: int, stepped_by_batch: bool, kind: Callable[..., Any], stop: int | None, epochs: int = 6
+) -> Diagnosis:
+    """Epochs of twelve batches, four of which make a step; of a script that is stopped, the first steps alone."""
     torch.manual_seed(0)
     student, teacher = Student(), Teacher().eval()
     y = torch.randint(CLASSES, (12 * ROWS,))
@@ -3377,7 +3380,7 @@ def accumulated_epochs(made_for: int, stepped_by_batch: bool, kind: type[Any], s
         optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
         more = {"max_lr": 0.05} if kind is torch.optim.lr_scheduler.OneCycleLR else {}
         schedule = kind(optimizer, **{"total_steps" if more else "T_max": made_for}, **more)
-        for _epoch in range(6):
+        for _epoch in range(epochs):
             for number, (x, labels) in enumerate(loader, 1):
                 with torch.no_grad():
                     t = teacher(x)
@@ -3781,3 +3784,34 @@ def test_a_weight_under_another_name_is_none(weights: dict[str, float], lost: st
     assert problems(diagnosis) == ([lost] if lost else [])
     if lost:
         assert "has no key" in diagnosis.problems[0].summary
+
+
+@pytest.mark.parametrize("stop", [None, 12])
+@pytest.mark.parametrize("shape", ["line", "cosine"])
+@pytest.mark.parametrize(
+    ("made_for", "by_batch", "found"), [(72, True, ["schedule"]), (72, False, []), (288, True, []), (24, False, [])]
+)
+def test_functions_of_steps_for_accumulated_batches(
+    made_for: int, by_batch: bool, shape: str, found: list[str], stop: int | None
+) -> None:
+    """24 epochs of three steps. One that is made for another number may be meant."""
+
+    def factor(step: int) -> float:
+        left = max(0.0, (made_for - step) / (made_for - 4))
+        return (step + 1) / 5 if step < 4 else left if shape == "line" else 0.5 - 0.5 * math.cos(math.pi * left)
+
+    def kind(optimizer: torch.optim.Optimizer, T_max: int) -> Any:  # noqa: N803 - as torch calls it
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+    assert problems(accumulated_epochs(made_for, by_batch, kind, stop, epochs=24)) == found
+
+
+def test_columns_picked_in_the_wrong_order_are_no_answers_of_other_images() -> None:
+    order = torch.tensor([1, 2, 3, 4, 0])
+
+    def ask(loop: Loop, x: Tensor, number: int) -> Tensor:
+        with torch.no_grad():
+            out: Tensor = loop.teacher(x)[:, order]
+        return out
+
+    assert problems(Loop(ask=ask).diagnosis()) == ["class_order"]

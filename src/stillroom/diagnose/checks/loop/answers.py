@@ -45,6 +45,8 @@ ALIKE = Limits(warning=0.9, problem=0.6, why="Augmentation moves some decisions,
 CONSTANT = Limits(1e-3, 1e-4, "Softened answers of a trained teacher differ by a tenth and more, features by a half.")
 # A share of the way from chance to all labels.
 BARELY = 0.25
+# What another order of the classes must name of the labels, and how much more than the order as it is.
+REORDERED = (0.6, 0.3)
 # By how much a teacher may name fewer labels than a network of its shape did when the script had trained it.
 UNLIKE_TRAINED = Limits(0.15, 0.3, "Augmentation and other images of the same kind cost ten points, not thirty.")
 
@@ -114,6 +116,10 @@ def stale_answers(context: LoopContext) -> CheckResult:
         "images, labels and answers together.",
         code="return image, label, index  # in the Dataset; then, in the loop: teacher_logits = store[index]",
     )
+    if _is_reordered(context):
+        return CheckResult(
+            "ok", "The answers are to the same images, in another order of the classes; see class_order.", evidence
+        )
     if best is not None:
         network, alike, live_accuracy, asked_rows = best
         evidence |= {"alike": alike, "live_accuracy": live_accuracy, "asked_again": asked_rows}
@@ -143,6 +149,12 @@ def stale_answers(context: LoopContext) -> CheckResult:
     if _wider_teacher(context) is not None:
         return CheckResult(
             "ok", "The answers are those of other classes to the same images; see class_order.", evidence
+        )
+    if _is_reordered(context):
+        return CheckResult(
+            "ok",
+            "The answers are those to the same images, in another order of the classes; see class_order.",
+            evidence,
         )
     if count >= FEWEST and not exceeds_chance(round(stored_accuracy * count), count, chance(labels, classes)):
         sure = float(torch.cat([t.softmax(1).max(1).values.cpu() for t, _ in rows]).mean())  # type: ignore[union-attr]
@@ -572,6 +584,29 @@ def _other_order(
 _FEWEST_OF_CLASS = 5
 
 
+def _best_order(context: LoopContext) -> tuple[float, float, Tensor, Tensor]:
+    """Which share of the labels the teacher names, as it is and in the order of classes that fits best; that order,
+    and the labels.
+    """
+    teacher, _, labels = context.labelled
+    classes = teacher.shape[1]
+    if len(labels) < max(FEWEST, 3 * classes):
+        raise Skip(f"{len(labels)} rows with labels are too few for {classes} classes.")
+    guess = teacher.argmax(1)
+    columns = assign_columns(guess, labels, classes, classes)
+    best = float((guess == columns[labels]).sum()) / len(labels)
+    return accuracy(teacher, labels), best, columns, labels
+
+
+def _is_reordered(context: LoopContext) -> bool:
+    """Whether the teacher's answers fit the labels in another order of the classes alone."""
+    try:
+        share, best, _, _ = _best_order(context)
+    except Skip:
+        return False
+    return best > REORDERED[0] and best - share > REORDERED[1]
+
+
 @check(
     threshold="The teacher's classes are in the order of the labels.",
     source="Class numbers follow the order of folders or of a file; another order leaves a teacher that is right and "
@@ -597,16 +632,10 @@ def class_order(context: LoopContext) -> CheckResult:
             ),
             location=most_common([each.place for _, each in context.answers]),
         )
-    teacher, _, labels = context.labelled
-    classes = teacher.shape[1]
-    if len(labels) < max(FEWEST, 3 * classes):
-        raise Skip(f"{len(labels)} rows with labels are too few for {classes} classes.")
-    share = accuracy(teacher, labels)
-    guess = teacher.argmax(1)
-    columns = assign_columns(guess, labels, classes, classes)
-    best = float((guess == columns[labels]).sum()) / len(labels)
+    share, best, columns, labels = _best_order(context)
+    classes = len(columns)
     evidence = {"accuracy": share, "reordered": best, "rows": len(labels)}
-    if best > 0.6 and best - share > 0.3:
+    if best > REORDERED[0] and best - share > REORDERED[1]:
         seen = set(labels.tolist())
         moved = [f"{r}→{c}" for r, c in enumerate(columns.tolist()) if r != c and r in seen]
         return CheckResult(

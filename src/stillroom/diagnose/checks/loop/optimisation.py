@@ -493,6 +493,41 @@ def _parts_of_a_step(context: LoopContext) -> float:
     return float(median(counts)) if counts else 1.0
 
 
+def _end_of_fall(rates: Sequence[tuple[int, float]], base: float) -> float | None:
+    """At which step of the optimizer a rate comes to 0 that falls in a straight line or as half a cosine.
+
+    What comes before, as a warm-up, is left aside; None of a rate that falls in another way.
+
+    Args:
+        rates: (step, rate), in the order of the steps.
+        base: where a cosine begins.
+
+    >>> line = [(1, 0.5), (2, 1.0), *((step, (12 - step) / 10) for step in range(3, 9))]
+    >>> round(_end_of_fall(line, 1.0), 6)
+    12.0
+    >>> wave = [(step, 0.5 + 0.5 * math.cos(math.pi * step / 40)) for step in range(9)]
+    >>> round(_end_of_fall(wave, 1.0), 6)
+    40.0
+    >>> _end_of_fall([(step, 0.9**step) for step in range(1, 9)], 1.0)
+    """
+    top = max(range(len(rates)), key=lambda place: rates[place][1], default=0)
+    # Between two steps of the optimizer it may have gone up and down.
+    falling = list(itertools.takewhile(lambda at: at[1] > 1e-6 * base, rates[top + 1 :]))
+    if len(falling) < 6 or not falling[-1][1] < falling[0][1] <= base:
+        return None
+    first, last = falling[0][0], falling[-1][0]
+    # Both are straight then, and 0 at the end.
+    line = [rate / base for _, rate in falling]
+    angle = [math.acos(2 * each - 1) - math.pi for each in line]
+    for way in (line, angle):
+        slope = (way[-1] - way[0]) / (last - first)
+        if all(
+            abs(way[0] + slope * (step - first) - each) < 1e-3 for (step, _), each in zip(falling, way, strict=True)
+        ):
+            return first - way[0] / slope
+    return None
+
+
 @check(
     threshold="A schedule is stepped as often as it is made for; one that waits for a number to stop falling or rising "
     "is given one that does.",
@@ -563,6 +598,26 @@ def schedule(context: LoopContext) -> CheckResult:
                 "optimizer.step()\nscheduler.step()",
                 where,
             )
+    ends = None
+    if one.name == "LambdaLR" and made > 5:
+        ends = _end_of_fall(one.rates, max((step.base_rate for step in context.steps), default=0.0))
+    if ends is not None and parts >= 1.5 and micro and abs(ends * parts**2 / micro - 1) < 0.15:
+        return problem(
+            f"{one.name} is made for {ends * parts:.0f} steps, as many as the optimizer makes, and is stepped "
+            f"{parts:.3g} times for each of them: its rate falls to 0 by step {ends:.0f} of "
+            f"{micro / parts:.0f}.",
+            "Step it where the optimizer is stepped.",
+            "optimizer.step()\nscheduler.step()",
+            where,
+        )
+    if ends is not None and 0.9 <= parts < 1.5 and batches >= 5 and epochs > 1 and abs(ends / epochs - 1) < 0.15:
+        return problem(
+            f"{one.name} is stepped with every batch: its rate falls to 0 by step {ends:.0f} of {planned}, "
+            "as many as there are epochs.",
+            by_epoch,
+            after_epoch,
+            where,
+        )
     # The reverse: made for the batches, and stepped with each step of the optimizer.
     group = _parts_of_a_step(context)
     batchwise = one.period and micro and abs(one.period / micro - 1) < 0.15
