@@ -34,6 +34,7 @@ class Networks:
         self._labels: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
         self._has_parameters: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
         self._serials: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
+        self._drawn: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
         self._next_serial = itertools.count(1)
         self._loadings: list[tuple[weakref.ref[nn.Module], Loading]] = []
         # Parameters that an optimizer of this phase holds, that one stepped in an earlier phase, that were loaded.
@@ -75,6 +76,7 @@ class Networks:
         if module not in self._labels:
             self._labels[module] = _label(module)
             self._has_parameters[module] = next(module.parameters(), None) is not None
+            self._drawn[module] = all(map(_is_one_scale, module.modules()))
             if self._is_copy(module):
                 self._copies.add(module)
         return self._labels[module]
@@ -132,6 +134,7 @@ class Networks:
                 module not in self._copies
                 and any(self.is_fresh(p) for p in [each for each in parameters if each.dim() > 1][:1]),
                 self._serials.setdefault(module, next(self._next_serial)),
+                self._drawn.get(module, True),
             )
             self._found[module] = found
         return found
@@ -279,6 +282,14 @@ class Networks:
         self.asked.append(
             InferenceCall(network, where, rows, classes, live, set(prints), False, kept, during, len(phases))
         )
+
+
+def _is_one_scale(module: nn.Module) -> bool:
+    """Whether a normalisation layer scales all its channels alike, as none does that was trained; True of others."""
+    weight = getattr(module, "weight", None) if "Norm" in type(module).__name__ else None
+    if not isinstance(weight, Tensor) or weight.is_meta or weight.dim() != 1 or not len(weight):
+        return True
+    return bool((weight == weight[0]).all())
 
 
 def _are_equal(one: Tensor | None, other: Tensor) -> bool:

@@ -290,7 +290,9 @@ def _too_slow(context: LoopContext, steps: list[Step]) -> tuple[float, float, in
     """How far the weights of a student that was neither trained nor loaded go; None where that is not known."""
     planned = context.phase.planned
     updates = [step.update for step in steps if step.update is not None]
-    fresh = context.students and not any(each.trained_before or each.loaded for each in context.students)
+    fresh = context.students and not any(
+        each.trained_before or each.loaded or not each.drawn for each in context.students
+    )
     if planned is None or len(updates) < 3 or not fresh or not context.whole_script:
         return None
     # A rate that is warmed up, or that a schedule is to raise, says nothing of later ones, as one that falls does.
@@ -513,7 +515,7 @@ def _end_of_fall(rates: Sequence[tuple[int, float]], base: float) -> float | Non
     top = max(range(len(rates)), key=lambda place: rates[place][1], default=0)
     # Between two steps of the optimizer it may have gone up and down.
     falling = list(itertools.takewhile(lambda at: at[1] > 1e-6 * base, rates[top + 1 :]))
-    if len(falling) < 6 or not falling[-1][1] < falling[0][1] <= base:
+    if len(falling) < 6 or falling[-1][1] >= falling[0][1] or max(rate for _, rate in falling) > base:
         return None
     first, last = falling[0][0], falling[-1][0]
     # Both are straight then, and 0 at the end.

@@ -25,6 +25,8 @@ class Network:
     shape: tuple[tuple[int, ...], ...] = ()  # the shapes of its parameters
     fresh: bool = False  # whether its first weights were neither trained nor loaded, nor copied from what was
     serial: int = 0  # which module it is, of all that were seen: also when that is gone
+    # Whether its normalisation layers, where it has any, were as they are made when it was called first: one scale each.
+    drawn: bool = True
 
     @property
     def shown(self) -> str:
