@@ -25,7 +25,7 @@ class Network:
     shape: tuple[tuple[int, ...], ...] = ()  # the shapes of its parameters
     fresh: bool = False  # whether its first weights were neither trained nor loaded, nor copied from what was
     serial: int = 0  # which module it is, of all that were seen: also when that is gone
-    # Whether its normalisation layers, where it has any, were as they are made when it was called first: one scale each.
+    # Whether its normalisation layers, where it has any, scaled all channels alike when it was called first.
     drawn: bool = True
 
     @property
