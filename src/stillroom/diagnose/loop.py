@@ -53,6 +53,7 @@ _LOSS = ("loss_scale", "loss_balance", "loss_minimum", "loss_finite", "temperatu
 FOLLOWS: Mapping[str, tuple[str, ...]] = {
     "teacher_unused": ("student_no_gradient", *_TEACHING),
     "teacher_mode": ("teacher_trained", "stale_answers", "teacher_input", *_TEACHING),
+    "student_mode": ("learning_rate",),
     "teacher_trained": ("teacher_gradient", "clipping", "loss_balance", *_TEACHING),
     "parameters_left_out": ("loss_balance", "student_no_gradient", "learning_rate"),
     "labels_unused": ("loss_balance", "loss_scale", "weights_swapped"),
