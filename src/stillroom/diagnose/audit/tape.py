@@ -327,7 +327,7 @@ class Tape(TorchFunctionMode):
     when it returns. A module that gives a loss, or that runs several networks side by side, is looked through.
     """
 
-    def __init__(self, failed: Callable[[Exception], bool] = lambda error: False) -> None:
+    def __init__(self, failed: Callable[[Exception], bool]) -> None:
         """``failed`` takes an error of the recording itself, and says whether it ends the recording, not the script."""
         super().__init__()
         self._failed = failed

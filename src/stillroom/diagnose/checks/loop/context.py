@@ -26,9 +26,18 @@ from stillroom.diagnose.checks.loop.record import (
 )
 
 # What stands in the names of optimizers whose steps do not depend on a factor of the whole loss.
-ADAPTIVE = ("Adam", "RMSprop", "Adagrad", "Adadelta", "Adafactor", "Lion", "Muon", "LAMB", "Lamb")
+_ADAPTIVE = ("Adam", "RMSprop", "Adagrad", "Adadelta", "Adafactor", "Lion", "Muon", "LAMB", "Lamb")
 # Fewer rows with a label than this say nothing of an accuracy.
 FEWEST = 40
+
+
+def is_adaptive(optimizer: str) -> bool:
+    """Whether a class of optimizers divides gradients by their size.
+
+    >>> is_adaptive("AdamW"), is_adaptive("SGD")
+    (True, False)
+    """
+    return any(part in optimizer for part in _ADAPTIVE)
 
 
 class LoopContext:

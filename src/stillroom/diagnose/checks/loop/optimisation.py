@@ -11,7 +11,7 @@ from statistics import median
 import torch
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
-from stillroom.diagnose.checks.loop.context import ADAPTIVE, LoopContext, most_common
+from stillroom.diagnose.checks.loop.context import LoopContext, is_adaptive, most_common
 from stillroom.diagnose.checks.loop.record import BackwardFacts, Schedule, Step
 from stillroom.schema.diagnosis import Remedy
 
@@ -263,7 +263,7 @@ def learning_rate(context: LoopContext) -> CheckResult:
     if slow is not None:
         update, path, planned, kind = slow
         evidence |= {"update": update, "path": path, "planned_steps": planned}
-        limits = PATH_OF_ADAPTIVE if any(each in kind for each in ADAPTIVE) else PATH
+        limits = PATH_OF_ADAPTIVE if is_adaptive(kind) else PATH
         if limits.below(path) != "ok":
             return CheckResult(
                 limits.below(path),

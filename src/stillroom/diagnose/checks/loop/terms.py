@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
-from stillroom.diagnose.checks.loop.context import ADAPTIVE, LoopContext, most_common
+from stillroom.diagnose.checks.loop.context import LoopContext, is_adaptive, most_common
 from stillroom.diagnose.checks.loop.record import Answers, ComparingTerm, Step, Term
 from stillroom.diagnose.checks.loss.context import meaning_of, says_forward, says_reverse
 from stillroom.diagnose.checks.loss.identify import (
@@ -672,7 +672,7 @@ def loss_scale(context: LoopContext) -> CheckResult:
     by_classes = any("classes" in reason for term in wrong for reason in term.reasons)
     whole = all(sum(each.student for each in backward.terms) <= len(named[0]) for _, backward in context.described)
     optimizers = {step.optimizer for step in context.steps}
-    rescales = whole and not different and all(any(part in each for part in ADAPTIVE) for each in optimizers)
+    rescales = whole and not different and all(map(is_adaptive, optimizers))
     verdict: Verdict = "problem" if different or (by_classes and not rescales) else "warning"
     also = ""
     if verdict == "problem" and _is_forgetting_term(context, wrong):
